@@ -1,0 +1,158 @@
+"""The demo model, adapters of every shape on it, and the oracle: transformers with peft."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel
+from transformers import AutoModelForCausalLM
+
+from plait import LLM, LoRARequest
+from plait.demo.model import adapter_path, find_demo_model
+
+OUTPUT_TOKENS = 64
+
+RANDOM_ADAPTERS: dict[str, dict[str, Any]] = {
+    "rank1": {"r": 1, "target_modules": ["q_proj", "v_proj"]},
+    "rank5": {"r": 5, "target_modules": ["o_proj", "down_proj", "lm_head"]},
+    "rank8": {"r": 8, "target_modules": "all-linear", "use_rslora": True},
+    "rank16": {
+        "r": 16,
+        "target_modules": ["q_proj", "k_proj", "v_proj", "gate_proj"],
+        "rank_pattern": {"k_proj": 3},
+        "alpha_pattern": {"gate_proj": 40},
+    },
+    "rank64": {"r": 64, "target_modules": ["gate_proj", "up_proj"], "layers_to_transform": [2, 17]},
+}
+"""Different ranks on different sites; what is not given is peft's default."""
+
+
+@dataclass(frozen=True)
+class OracleAnswer:
+    """What transformers with peft answers to one request.
+
+    Attributes
+    ----------
+    token_ids : list[int]
+        Greedy.
+    gaps : list[float]
+        Difference of the two largest logits at each of them.
+    first_logits : Tensor, float32 [vocab]
+        At the last token of the prompt.
+    """
+
+    token_ids: list[int]
+    gaps: list[float]
+    first_logits: torch.Tensor = field(repr=False)
+
+
+class Oracle:
+    """transformers + peft in fp32, one request at a time. Answers are kept for the session."""
+
+    def __init__(self, model_path: Path, root: Path) -> None:
+        base = AutoModelForCausalLM.from_pretrained(
+            str(model_path.parent), gguf_file=model_path.name, dtype=torch.float32
+        )
+        self.adapters = {name: adapter_path(name) for name in ("sql", "json")}
+        self._model = PeftModel.from_pretrained(base, str(self.adapters["sql"]), adapter_name="sql")
+        self._model.load_adapter(str(self.adapters["json"]), adapter_name="json")
+        for seed, (name, options) in enumerate(RANDOM_ADAPTERS.items()):
+            self._add_random(name, options, seed)
+            # peft saves an adapter into a folder of its name.
+            self._model.save_pretrained(
+                str(root), selected_adapters=[name], save_embedding_layers=False
+            )
+            self.adapters[name] = root / name
+        self._model.eval()
+        self._known: dict[tuple[str | None, tuple[int, ...], int], OracleAnswer] = {}
+
+    def _add_random(self, name: str, options: dict[str, Any], seed: int) -> None:
+        torch.manual_seed(seed)
+        self._model.add_adapter(name, LoraConfig(task_type="CAUSAL_LM", **options))
+        for parameter_name, parameter in self._model.named_parameters():
+            if "lora_" in parameter_name and f".{name}." in parameter_name:
+                # Enough to change the answers, not so much that they are noise.
+                torch.nn.init.normal_(parameter, std=0.03)
+
+    def answer(
+        self, adapter: str | None, prompt: Sequence[int], length: int = OUTPUT_TOKENS
+    ) -> OracleAnswer:
+        """Answer one request greedily with ``length`` tokens, end-of-sequence ignored."""
+        key = (adapter, tuple(prompt), length)
+        if key not in self._known:
+            self._known[key] = self._generate(*key)
+        return self._known[key]
+
+    @torch.inference_mode()
+    def _generate(self, adapter: str | None, prompt: tuple[int, ...], length: int) -> OracleAnswer:
+        if adapter is None:
+            with self._model.disable_adapter():
+                return self._greedy(prompt, length)
+        self._model.set_adapter(adapter)
+        return self._greedy(prompt, length)
+
+    def _greedy(self, prompt: tuple[int, ...], length: int) -> OracleAnswer:
+        ids, cache = torch.tensor([prompt]), None
+        tokens: list[int] = []
+        gaps: list[float] = []
+        first = torch.empty(0)
+        for _ in range(length):
+            out = self._model(input_ids=ids, past_key_values=cache, use_cache=True)
+            cache, logits = out.past_key_values, out.logits[0, -1].float()
+            first = first if tokens else logits.clone()
+            best = logits.topk(2)
+            gaps.append(float(best.values[0] - best.values[1]))
+            tokens.append(int(best.indices[0]))
+            ids = best.indices[:1].view(1, 1)
+        return OracleAnswer(tokens, gaps, first)
+
+
+@pytest.fixture(scope="session")
+def model_path() -> Path:
+    return find_demo_model()
+
+
+@pytest.fixture(scope="session")
+def oracle(model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Oracle:
+    return Oracle(model_path, tmp_path_factory.mktemp("adapters"))
+
+
+@pytest.fixture(scope="session")
+def lora_requests(oracle: Oracle) -> dict[str | None, LoRARequest | None]:
+    """A handle on every adapter; None is the base model."""
+    handles: dict[str | None, LoRARequest | None] = {None: None}
+    for i, (name, path) in enumerate(oracle.adapters.items(), start=1):
+        handles[name] = LoRARequest(name, i, str(path))
+    return handles
+
+
+@pytest.fixture(scope="session")
+def make_llm(model_path: Path) -> Callable[..., LLM]:
+    """Make an engine on the demo model with small pools."""
+
+    def make(**keywords: Any) -> LLM:
+        options: dict[str, Any] = {
+            "enable_lora": True,
+            "dtype": "float32",
+            "max_model_len": 512,
+            "max_num_seqs": 32,
+            "kv_cache_memory_bytes": 512 << 20,
+            "lora_memory_bytes": 256 << 20,
+        }
+        return LLM(model=str(model_path), **(options | keywords))
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def llm(make_llm: Callable[..., LLM]) -> Iterator[LLM]:
+    """An engine for the tests of one file; each test leaves it idle."""
+    engine = make_llm()
+    yield engine
+    assert not engine.llm_engine.has_unfinished_requests()
+    assert not engine.llm_engine.core.has_work

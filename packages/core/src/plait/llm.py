@@ -1,0 +1,202 @@
+"""LLM: the offline interface. Prompts in, outputs out, in the same order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from plait.engine_args import EngineArgs
+from plait.llm_engine import LLMEngine
+from plait.outputs import CompletionOutput, RequestOutput
+from plait.progress import GenerationProgress
+from plait.prompts import split_prompts
+from plait_kernels.errors import InputError, PlaitError, RequestsFailed
+from plait_sampling.params import RequestOutputKind, SamplingParams
+
+if TYPE_CHECKING:
+    from plait.prompts import Prompt
+    from plait.tokenizer import Tokenizer
+    from plait_lora.request import LoRARequest
+
+
+class LLM:
+    """A model, and the engine that serves it.
+
+    Parameters
+    ----------
+    model : str
+        Directory of a Hugging Face checkpoint, or a ``.gguf`` file.
+    **keywords
+        Those of ``EngineArgs``.
+
+    Attributes
+    ----------
+    llm_engine : LLMEngine
+
+    Raises
+    ------
+    InputError
+        For a bad keyword or value.
+    ModelError
+        If the model cannot be loaded.
+    OutOfMemoryError
+        If a sequence of max_model_len does not fit.
+    KernelError
+        If the kernels asked for cannot be used.
+
+    Examples
+    --------
+    ::
+
+        llm = LLM(model="path/to/model", enable_lora=True)
+        sql = LoRARequest("sql_adapter", 1, "path/to/adapter")
+        outputs = llm.generate(["…"], SamplingParams(temperature=0), lora_request=sql)
+        print(outputs[0].outputs[0].text)
+    """
+
+    def __init__(self, model: str, **keywords: Any) -> None:
+        self.llm_engine = LLMEngine.from_engine_args(EngineArgs(model, **keywords))
+        self._calls = 0
+
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        use_tqdm: bool = True,
+        lora_request: LoRARequest | Sequence[LoRARequest | None] | None = None,
+        priority: Sequence[int] | None = None,
+    ) -> list[RequestOutput]:
+        """Generate from every prompt, all in one batch.
+
+        Parameters
+        ----------
+        prompts : str | list[int] | dict | Sequence of these
+            A text, token ids, ``{"prompt": …}`` or ``{"prompt_token_ids": …}``.
+        sampling_params : SamplingParams | Sequence[SamplingParams] | None
+            One for all or one a prompt; None = ``get_default_sampling_params()``.
+        use_tqdm : bool
+            Show a progress bar.
+        lora_request : LoRARequest | Sequence[LoRARequest | None] | None
+            The adapter for all prompts, or one a prompt, in which None is the base model.
+        priority : Sequence[int] | None
+            One a prompt; smaller is served earlier.
+
+        Returns
+        -------
+        list[RequestOutput]
+            In the order of the prompts.
+
+        Raises
+        ------
+        InputError
+            If a list has not the length of the prompts, or the only request cannot be served.
+        RequestsFailed
+            If some of several requests cannot be served. The others are finished first; the
+            exception has their outputs.
+        """
+        each = split_prompts(prompts)
+        count = len(each)
+        if sampling_params is None:
+            sampling_params = self.get_default_sampling_params()
+        params = _one_each("sampling_params", sampling_params, count)
+        loras = _one_each("lora_request", lora_request, count)
+        priorities = _one_each("priority", priority if priority is not None else 0, count)
+        self._calls += 1
+        names = [f"generate-{self._calls}-{i}" for i in range(count)]
+        errors: dict[int, PlaitError] = {}
+        for i, name in enumerate(names):
+            try:
+                self.llm_engine.add_request(
+                    name,
+                    each[i],
+                    _final_only(params[i]),
+                    lora_request=loras[i],
+                    priority=priorities[i],
+                )
+            except PlaitError as error:
+                errors[i] = error
+        try:
+            finished = self._run(count - len(errors), use_tqdm=use_tqdm)
+        finally:
+            # Whatever stopped the loop, nothing of this call stays behind.
+            self.llm_engine.abort_request(names)
+        outputs = [
+            finished.get(name) or _failed(name, each[i], loras[i], errors[i])
+            for i, name in enumerate(names)
+        ]
+        errors.update((i, o.error) for i, o in enumerate(outputs) if o.error is not None)
+        if errors:
+            raise _error_of(errors, outputs)
+        return outputs
+
+    def get_tokenizer(self) -> Tokenizer:
+        """Return the tokenizer."""
+        return self.llm_engine.get_tokenizer()
+
+    def get_default_sampling_params(self) -> SamplingParams:
+        """Return the sampling parameters of the model's generation config."""
+        return SamplingParams.from_generation_config(self.llm_engine.generation_config)
+
+    def reset_prefix_cache(self) -> bool:
+        """Forget every cached prefix."""
+        self.llm_engine.reset_prefix_cache()
+        return True
+
+    def _run(self, count: int, *, use_tqdm: bool) -> dict[str, RequestOutput]:
+        finished: dict[str, RequestOutput] = {}
+        with GenerationProgress(count, use_tqdm) as progress:
+            while len(finished) < count:
+                for output in self.llm_engine.step():
+                    if output.finished:
+                        finished[output.request_id] = output
+                        progress.finish(output)
+        return finished
+
+
+def _one_each(name: str, value: Any, count: int) -> list[Any]:
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        return [value] * count
+    if len(value) != count:
+        text = (
+            f"{name} has {len(value)} entries for {count} prompts; pass one for all prompts, or a "
+            "list with one a prompt"
+        )
+        raise InputError(text)
+    return list(value)
+
+
+def _final_only(params: SamplingParams) -> SamplingParams:
+    if not isinstance(params, SamplingParams):
+        return params  # add_request says what is wrong with it
+    params = params.clone()
+    params.output_kind = RequestOutputKind.FINAL_ONLY
+    return params
+
+
+def _failed(
+    name: str, prompt: Any, lora_request: LoRARequest | None, error: PlaitError
+) -> RequestOutput:
+    """Make the output of a request that could not even be queued."""
+    return RequestOutput(
+        request_id=name,
+        prompt=prompt if isinstance(prompt, str) else None,
+        prompt_token_ids=[],
+        prompt_logprobs=None,
+        outputs=[CompletionOutput(0, "", [], finish_reason="error")],
+        finished=True,
+        lora_request=lora_request,
+        error=error,
+    )
+
+
+def _error_of(errors: dict[int, PlaitError], outputs: list[RequestOutput]) -> PlaitError:
+    first = min(errors)
+    if len(outputs) == 1:
+        return errors[first]
+    text = (
+        f"{len(errors)} of {len(outputs)} requests failed; the first is prompt {first}: "
+        f"{errors[first]} (the exception's .errors has all of them by place, and .outputs every "
+        "output, those that finished included)"
+    )
+    return RequestsFailed(text, errors, list(outputs))

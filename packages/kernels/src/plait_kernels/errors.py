@@ -1,0 +1,59 @@
+"""The tree of errors that plait raises.
+
+    PlaitError
+    ├── InputError (ValueError)        a request, prompt or parameter that cannot be served
+    │   ├── AdapterError               an adapter that cannot be honoured exactly
+    │   └── ModelError                 a model that cannot be loaded
+    ├── KernelError                    a kernel that cannot be chosen or loaded
+    ├── OutOfMemoryError               what was asked for does not fit in the memory there is
+    └── RequestsFailed (ValueError)    some requests of one call failed; carries the other outputs
+
+Every message says what is wrong, what was got, what is allowed and what to do about it.
+"""
+
+from __future__ import annotations
+
+
+class PlaitError(Exception):
+    """Base of every error that plait raises on purpose."""
+
+
+class InputError(PlaitError, ValueError):
+    """A request, prompt or parameter that cannot be served. It fails alone."""
+
+
+class AdapterError(InputError):
+    """An adapter that is missing, damaged, or cannot be honoured exactly."""
+
+
+class ModelError(InputError):
+    """A model directory or file that cannot be loaded."""
+
+
+class KernelError(PlaitError):
+    """A kernel or backend that cannot be chosen or loaded."""
+
+
+class OutOfMemoryError(PlaitError):
+    """What was asked for does not fit in the memory there is; the message has the numbers."""
+
+
+class RequestsFailed(PlaitError, ValueError):
+    """Some requests of one call failed while the others finished.
+
+    Parameters
+    ----------
+    message : str
+        What failed, and why.
+    errors : dict[int, PlaitError]
+        The error of each failed request, by its place in the call.
+    outputs : list[object]
+        One output a request, in the order of the call; a failed one has ``error`` set.
+    """
+
+    def __init__(
+        self, message: str, errors: dict[int, PlaitError], outputs: list[object]
+    ) -> None:
+        super().__init__(message)
+        self.errors = errors
+        self.outputs = outputs

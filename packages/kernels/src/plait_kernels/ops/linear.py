@@ -1,0 +1,78 @@
+"""The op ``linear``: the projection of the base model.
+
+Static parameters: ``in_features``, ``out_features``, ``format`` (of the weight object, ``"dense"``
+so far) and ``bias`` (whether there is one).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+
+from plait_kernels.ops.contract import Op
+from plait_kernels.ops.random_inputs import generator, normal
+from plait_kernels.weights import DenseWeight
+
+if TYPE_CHECKING:
+    from plait_kernels.config import OpConfig
+
+TOLERANCE = {"float32": (1e-5, 1e-5), "bfloat16": (1.6e-2, 1e-2), "float16": (2e-3, 2e-3)}
+
+
+class Linear(Protocol):
+    """What a kernel for ``linear`` is."""
+
+    def __call__(self, x: torch.Tensor, weight: DenseWeight) -> torch.Tensor:
+        """Return ``x · weightᵀ + bias``.
+
+        Parameters
+        ----------
+        x : Tensor [tokens, in_features]
+            Activations; rows may be strided. Not changed.
+        weight : DenseWeight
+            Matrix [out_features, in_features] and bias [out_features] or None, in the dtype of x.
+
+        Returns
+        -------
+        Tensor [tokens, out_features]
+            New memory, contiguous, in the dtype of x. Sums are accumulated in float32.
+        """
+        ...
+
+
+def reference(config: OpConfig) -> Linear:
+    """Make the reference: one output column after another, in float32, rounded once."""
+
+    def linear(x: torch.Tensor, weight: DenseWeight) -> torch.Tensor:
+        y = torch.empty(x.shape[0], weight.weight.shape[0], dtype=torch.float32, device=x.device)
+        for column, row in enumerate(weight.weight):
+            y[:, column] = (x.float() * row.float()).sum(dim=-1)
+        if weight.bias is not None:
+            y += weight.bias.float()
+        return y.to(x.dtype)
+
+    return linear
+
+
+def inputs(
+    seed: int,
+    *,
+    tokens: int = 7,
+    in_features: int = 40,
+    out_features: int = 24,
+    bias: bool = True,
+    dtype: str = "float32",
+    device: str = "cpu",
+    padding: int = 0,
+) -> tuple[torch.Tensor, DenseWeight]:
+    """Make random arguments ``(x, weight)``; ``padding`` > 0 makes x strided."""
+    source = generator(seed)
+    x = normal(source, tokens, in_features, dtype=dtype, device=device, padding=padding)
+    matrix = normal(source, out_features, in_features, dtype=dtype, device=device)
+    matrix = matrix * in_features**-0.5
+    offset = normal(source, out_features, dtype=dtype, device=device) if bias else None
+    return x, DenseWeight(matrix, offset)
+
+
+OP = Op("linear", reference, inputs, TOLERANCE)

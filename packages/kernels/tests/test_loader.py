@@ -1,0 +1,212 @@
+"""Loading backends: every way a plugin can fail is kept, logged, and hinders no other plugin."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from importlib.metadata import EntryPoint
+from typing import TYPE_CHECKING
+
+import pytest
+
+from plait_kernels.loader import BUILT_IN, GROUP, load_backends
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MakePlugin = Callable[..., EntryPoint]
+
+GOOD = """
+    from plait_kernels import Backend, Kernel, hookimpl
+
+    @hookimpl
+    def plait_kernel_backend():
+        return Backend("good", (Kernel("rms_norm", "nowhere.to:be"),))
+"""
+
+
+def returning(expression: str) -> str:
+    return f"""
+    from plait_kernels import Backend, Kernel, hookimpl
+
+    @hookimpl
+    def plait_kernel_backend():
+        return {expression}
+    """
+
+
+@pytest.fixture
+def make_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakePlugin]:
+    monkeypatch.syspath_prepend(tmp_path)
+    modules: list[str] = []
+
+    def make(source: str, name: str = "fake") -> EntryPoint:
+        module = f"plait_fake_plugin_{len(modules)}"
+        (tmp_path / f"{module}.py").write_text(textwrap.dedent(source))
+        modules.append(module)
+        return EntryPoint(name, module, GROUP)
+
+    yield make
+    for module in modules:
+        sys.modules.pop(module, None)
+
+
+def test_a_plugin_loads(make_plugin: MakePlugin) -> None:
+    loaded = load_backends([make_plugin(GOOD)])
+    assert loaded.failures == ()
+    backend = loaded.get("good")
+    assert backend is not None
+    assert [kernel.op for kernel in backend.kernels] == ["rms_norm"]
+    assert loaded.get("bad") is None
+
+
+def test_an_object_of_a_module_can_be_the_plugin(make_plugin: MakePlugin) -> None:
+    source = """
+    from plait_kernels import Backend, hookimpl
+
+    class Plugin:
+        @hookimpl
+        def plait_kernel_backend(self):
+            return Backend("of-an-object", ())
+
+    plugin = Plugin()
+    """
+    module = make_plugin(source).value
+    loaded = load_backends([EntryPoint("fake", f"{module}:plugin", GROUP)])
+    assert [backend.name for backend in loaded.backends] == ["of-an-object"]
+
+
+def test_nothing_installed_is_no_failure() -> None:
+    loaded = load_backends([])
+    assert (loaded.backends, loaded.failures) == ((), ())
+
+
+@pytest.mark.parametrize(
+    ("source", "reason", "remedy"),
+    [
+        ("import a_library_that_is_missing", "No module named 'a_library", "install"),
+        ("raise RuntimeError('CUDA broke')", "RuntimeError: CUDA broke", "repair or uninstall"),
+        ("raise SystemExit(3)", "SystemExit: 3", "repair or uninstall"),
+        ("this is no Python", "SyntaxError", "repair or uninstall"),
+        (returning("1 / 0"), "plait_kernel_backend raised ZeroDivisionError", "report"),
+        ("x = 1", "does not implement the hook plait_kernel_backend", "hookimpl"),
+        (
+            """
+            from plait_kernels import Backend, hookimpl
+
+            @hookimpl
+            def plait_kernel_backends():
+                return Backend("typo", ())
+            """,
+            "unknown hook 'plait_kernel_backends'",
+            "report",
+        ),
+        (returning("None"), "returned NoneType", "return a Backend"),
+        (returning("{'name': 'fake'}"), "returned dict", "return a Backend"),
+        (returning("Backend('fake', (), api_version=99)"), "API version 99", "plait-kernels"),
+        (returning("Backend('fake', (), api_version=0)"), "API version 0", "upgrade the backend"),
+        (returning("Backend('fake', (Kernel('rms', 'a:b'),))"), "unknown op 'rms'", "correct"),
+        (returning("Backend('fake', ('rms_norm',))"), "kernels hold str", "tuple of Kernel"),
+        (
+            returning("Backend('fake', (Kernel('lora', 'a.b'),))"),
+            "lora is 'a.b'",
+            "module:function",
+        ),
+        (returning("Backend('fake', (Kernel('lora', 'a:'),))"), "lora is 'a:'", "module:function"),
+        (returning("Backend('fake', (Kernel('lora', 7),))"), "malformed", "types"),
+        (returning("Backend('fake', (Kernel([], 'a:b'),))"), "malformed", "types"),
+        (returning("Backend('fake', None)"), "malformed", "types"),
+        (returning("Backend(7, ())"), "malformed", "types"),
+        (returning("Backend('a,b', ())"), "'a,b' cannot be written", "choose a name"),
+        (returning("Backend('*', ())"), "'*' cannot be written", "choose a name"),
+        (returning("Backend('', ())"), "'' cannot be written", "choose a name"),
+    ],
+)
+def test_a_failure_is_kept_and_logged_and_hinders_no_other(
+    source: str,
+    reason: str,
+    remedy: str,
+    make_plugin: MakePlugin,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    bad = make_plugin(source, "fake")
+    with caplog.at_level(logging.WARNING):
+        loaded = load_backends([bad, make_plugin(GOOD)])
+    assert [backend.name for backend in loaded.backends] == ["good"]
+    (failure,) = loaded.failures
+    assert failure is loaded.failure("fake")
+    assert reason in failure.reason
+    assert remedy in failure.remedy
+    assert bad.value in failure.origin
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert failure.reason in record.getMessage()
+    assert failure.remedy in record.getMessage()
+
+
+def test_an_unknown_module_is_a_failure() -> None:
+    loaded = load_backends([EntryPoint("gone", "plait_module_that_is_gone", GROUP)])
+    (failure,) = loaded.failures
+    assert failure.name == "gone"
+    assert "ModuleNotFoundError" in failure.reason
+
+
+def test_of_two_backends_of_one_name_the_first_is_kept(make_plugin: MakePlugin) -> None:
+    first = make_plugin(returning("Backend('same', (Kernel('lora', 'first:make'),))"), "one")
+    second = make_plugin(returning("Backend('same', (Kernel('lora', 'second:make'),))"), "two")
+    loaded = load_backends([first, second])
+    (backend,) = loaded.backends
+    assert backend.kernels[0].factory == "first:make"
+    (failure,) = loaded.failures
+    assert (failure.name, "two" in failure.origin) == ("same", True)
+    assert "already called 'same'" in failure.reason
+    assert "uninstall" in failure.remedy
+
+
+def test_a_failure_goes_by_the_backends_own_name_once_that_is_known(
+    make_plugin: MakePlugin,
+) -> None:
+    loaded = load_backends([make_plugin(returning("Backend('own', (), api_version=0)"), "other")])
+    assert loaded.failure("own") is not None
+    assert loaded.failure("other") is None
+
+
+def install(site: Path, module: str, name: str = "acme") -> None:
+    info = site / f"plait_{name}-1.2.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: plait-{name}\nVersion: 1.2\n")
+    (info / "entry_points.txt").write_text(f"[{GROUP}]\n{name} = {module}\n")
+
+
+def test_installed_distributions_are_found_after_the_built_in_backends(
+    make_plugin: MakePlugin, tmp_path: Path
+) -> None:
+    install(tmp_path, make_plugin(GOOD).value)
+    install(tmp_path, make_plugin(returning("Backend('torch', ())")).value, "aaa")
+    loaded = load_backends()
+    names = [backend.name for backend in loaded.backends]
+    assert names[:2] == [entry_point.name for entry_point in BUILT_IN] == ["reference", "torch"]
+    assert "good" in names
+    failure = loaded.failure("torch")
+    assert failure is not None
+    assert "of plait-aaa 1.2" in failure.origin
+
+
+def test_the_metadata_of_an_installed_plait_loads_nothing_twice(tmp_path: Path) -> None:
+    info = tmp_path / "plait_kernels-9.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: plait-kernels\nVersion: 9\n")
+    lines = [f"{entry_point.name} = {entry_point.value}" for entry_point in BUILT_IN]
+    (info / "entry_points.txt").write_text("\n".join((f"[{GROUP}]", *lines)))
+    sys.path.insert(0, str(tmp_path))
+    try:
+        found = importlib.metadata.entry_points(group=GROUP)
+        assert {entry_point.name for entry_point in found} >= {"reference", "torch"}
+        loaded = load_backends()
+    finally:
+        sys.path.remove(str(tmp_path))
+    assert loaded.failures == ()
+    assert [backend.name for backend in loaded.backends][:2] == ["reference", "torch"]

@@ -1,0 +1,156 @@
+"""``python -m plait_kernels``."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from plait_kernels.__main__ import main
+from plait_kernels.device import Device
+from plait_kernels.errors import KernelError
+from plait_kernels.ops import OPS
+from plait_kernels.probe import device_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture(autouse=True)
+def _cpu_without_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PLAIT_KERNELS", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+def statuses(out: str, backend: str) -> list[str]:
+    """What the table says of one backend, in the order of the ops."""
+    lines = [line[20:] for line in out.splitlines()]
+    return [line.split(maxsplit=1)[1] for line in lines if line.split()[:1] == [backend]]
+
+
+def install(site: Path, name: str, source: str) -> None:
+    (site / f"plait_{name}.py").write_text(source)
+    info = site / f"plait_{name}-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: plait-{name}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[plait.kernels]\n{name} = plait_{name}\n")
+
+
+FAST = """
+from plait_kernels import Backend, Kernel, hookimpl
+
+def reasons(config):
+    return () if config.bucket == "decode" else ("only for decode",)
+
+@hookimpl
+def plait_kernel_backend():
+    return Backend("fast", (
+        Kernel("lora", "nowhere:make", supports=reasons, priority=5),
+        Kernel("sample", "nowhere:make", devices=("cuda",)),
+    ))
+"""
+
+
+@pytest.fixture
+def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    install(tmp_path, "fast", FAST)
+    install(tmp_path, "broken", "import a_library_that_is_missing")
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path
+
+
+def test_as_a_program(plugins: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(plugins), "PLAIT_KERNELS": "*=torch"}
+    done = subprocess.run(
+        [sys.executable, "-m", "plait_kernels", "--dtype", "float16"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "float16" in done.stdout
+    assert "*=torch" in done.stdout
+    assert set(statuses(done.stdout, "torch")) == {"chosen"}
+    assert done.stdout.count("No module named 'a_library_that_is_missing'") == 1
+
+
+@pytest.mark.usefixtures("plugins")
+def test_the_table_shows_every_op_and_backend(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    out = capsys.readouterr().out
+    titles = [line[:20].strip() for line in out.splitlines()[4:]]
+    assert [title for title in titles if title in OPS] == list(OPS)
+    assert statuses(out, "reference") == ["usable, by name only"] * len(OPS)
+    of_torch = dict(zip(OPS, statuses(out, "torch"), strict=True))
+    assert of_torch.pop("lora") == "decode: usable | prefill: chosen"
+    assert set(of_torch.values()) == {"chosen"}
+    of_fast = dict(zip(OPS, statuses(out, "fast"), strict=True))
+    assert of_fast.pop("lora") == "decode: chosen | prefill: not usable: only for decode"
+    assert of_fast.pop("sample") == "not usable: runs on cuda, not on cpu"
+    assert set(of_fast.values()) == {"has no kernel for this op"}
+
+
+@pytest.mark.usefixtures("plugins")
+def test_failures_of_loading_are_printed_with_their_remedy(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main([]) == 0
+    out = capsys.readouterr().out
+    assert "backend 'broken' (entry point broken = plait_broken of plait-broken 1.0)" in out
+    assert "repair or uninstall" in out
+
+
+@pytest.mark.usefixtures("plugins")
+def test_option_over_environment(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PLAIT_KERNELS", "*=torch")
+    assert main(["--kernels", "rms_norm=reference"]) == 0
+    out = capsys.readouterr().out
+    assert statuses(out, "reference") == ["chosen"] + ["usable, by name only"] * (len(OPS) - 1)
+    assert "request  rms_norm=reference" in out
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("lor=torch", "did you mean 'lora'?"),
+        ("lora=tirch", "did you mean 'torch'?"),
+        ("broken", "a_library_that_is_missing"),
+        ("lora=fast", "fast: only for decode"),
+    ],
+)
+@pytest.mark.usefixtures("plugins")
+def test_a_request_that_cannot_be_honoured_exits_with_2(
+    text: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--kernels", text]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_an_unknown_dtype_exits_with_2(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--dtype", "int4"])
+    assert caught.value.code == 2
+    assert "bfloat16" in capsys.readouterr().err
+
+
+def test_device_of() -> None:
+    assert device_of("cpu") == device_of(torch.device("cpu", 0)) == Device("cpu", name="CPU")
+    with pytest.raises(KernelError, match="'meta'; use 'cpu' or 'cuda'"):
+        device_of("meta")
+    with pytest.raises(KernelError, match="no CUDA device 'cuda:99'"):
+        device_of("cuda:99")
+
+
+def test_device_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Properties:
+        major, minor, name = 9, 0, "NVIDIA H100"
+
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: Properties())
+    assert device_of("cuda") == Device("cuda", (9, 0), "NVIDIA H100")

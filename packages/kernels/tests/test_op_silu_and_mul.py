@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import LlamaConfig
+from transformers.models.llama.modeling_llama import LlamaMLP
+
+from plait_kernels.config import DTYPES, OpConfig
+from plait_kernels.ops.silu_and_mul import OP, inputs, reference
+from plait_kernels.torch_backend.silu_and_mul import make
+
+
+def config(dtype: str) -> OpConfig:
+    return OpConfig.of("silu_and_mul", dtype=dtype, bucket="prefill", max_tokens=64, features=40)
+
+
+def test_reference_agrees_with_transformers() -> None:
+    mlp = LlamaMLP(LlamaConfig(hidden_size=80, intermediate_size=40, num_attention_heads=5))
+    (x,) = inputs(1)
+    for projection, columns in ((mlp.gate_proj, slice(0, 40)), (mlp.up_proj, slice(40, 80))):
+        projection.weight.data.copy_(torch.eye(80)[columns])
+    mlp.down_proj.weight.data.copy_(torch.eye(80)[:, :40])
+    torch.testing.assert_close(reference(config("float32"))(x), mlp(x).detach()[:, :40])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("tokens", [0, 1, 7, 33])
+@pytest.mark.parametrize("padding", [0, 6])
+def test_torch_agrees_with_reference(dtype: str, tokens: int, padding: int) -> None:
+    (x,) = inputs(2, tokens=tokens, dtype=dtype, padding=padding)
+    before = x.clone()
+    got = make(config(dtype))(x)
+    rtol, atol = OP.tolerance[dtype]
+    torch.testing.assert_close(got, reference(config(dtype))(x), rtol=rtol, atol=atol)
+    assert torch.equal(x, before)

@@ -1,0 +1,294 @@
+"""AdapterCatalog: from handles to adapters in host memory."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from plait_kernels.errors import AdapterError, InputError
+from plait_kernels.lora_types import TILE_ROWS
+from plait_lora.adapter import Adapter, HostFormat
+from plait_lora.files import AdapterStat, stat_adapter
+from plait_lora.handles import Handle, Handles
+from plait_lora.host_tier import HostTier
+from plait_lora.identity import AdapterKey, fresh_key
+from plait_lora.reader import AdapterReader, ReadAdapter
+from plait_lora.site_index import SiteIndex
+from plait_lora.tensor_checks import BaseWeight, Sites
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    import torch
+
+    from plait_kernels.sites import LoraSite
+    from plait_lora.request import LoRARequest
+
+SERVED_GROUPS = ("qkv", "o", "gate_up", "down", "head")
+"""Site groups at which adapters are served unless the caller says otherwise."""
+
+
+class AdapterCatalog:
+    """The host tier: resolves handles, reads files once, and keeps checked adapters.
+
+    The files of a handle are looked at (not read) on every use; they are read when they are new
+    or have changed, or when their adapter was evicted. A key is made of the bytes of that one
+    read, so it never names other bytes than those served. Handles whose files have one content
+    share one copy. After an error everything is as it was.
+
+    The methods are for one thread, except that ``read`` may run in any.
+
+    Parameters
+    ----------
+    sites : Sequence[LoraSite]
+        Of the model.
+    dtype : torch.dtype
+        Of the arena: adapters are kept in it.
+    chunk_bytes : int
+        Of the arena.
+    max_lora_rank : int, optional
+        Adapters with a module of higher rank are refused. None: no limit.
+    max_cpu_loras : int, optional
+        The most adapters in host memory. None: no limit.
+    served_groups : Iterable[str]
+        Site groups at which adapters are served; others are refused by name.
+    tile_rows : int
+        Of the arena.
+    base_weight : Callable[[LoraSite], Tensor | None], optional
+        The model's own weight at an ``embed`` or ``head`` site, [vocabulary, hidden]. PEFT adds a
+        copy of it to adapters that target the head; with this it is compared. Without, the copy
+        is taken to be unchanged if its shape is right.
+
+    Raises
+    ------
+    InputError
+        If a limit is not an integer of at least 1.
+    """
+
+    def __init__(
+        self,
+        sites: Sequence[LoraSite],
+        *,
+        dtype: torch.dtype,
+        chunk_bytes: int,
+        max_lora_rank: int | None = None,
+        max_cpu_loras: int | None = None,
+        served_groups: Iterable[str] = SERVED_GROUPS,
+        tile_rows: int = TILE_ROWS,
+        base_weight: BaseWeight | None = None,
+    ) -> None:
+        _check_cap("max_lora_rank", max_lora_rank)
+        _check_cap("max_cpu_loras", max_cpu_loras)
+        self._reader = AdapterReader(
+            Sites(SiteIndex(sites), frozenset(served_groups), base_weight),
+            HostFormat(dtype, chunk_bytes, tile_rows),
+            max_lora_rank,
+        )
+        self._tier = HostTier(max_cpu_loras)
+        self._handles = Handles()
+        self._in_memory: set[AdapterKey] = set()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of host memory that all adapters take."""
+        return self._tier.nbytes
+
+    def ids(self) -> set[int]:
+        """Return the ids that name an adapter."""
+        return self._handles.ids()
+
+    def keys(self) -> tuple[AdapterKey, ...]:
+        """Return the adapters in host memory, longest unused first."""
+        return self._tier.keys()
+
+    def resolve(self, request: LoRARequest) -> AdapterKey | None:
+        """Return the key of a handle's adapter, which is then in host memory.
+
+        Hold the key before resolving another handle, or it may be evicted.
+
+        Parameters
+        ----------
+        request : LoRARequest
+
+        Returns
+        -------
+        AdapterKey | None
+            None, with nothing changed: host memory is full of adapters that are held
+            (``max_cpu_loras``); wait until one is dropped.
+
+        Raises
+        ------
+        AdapterError
+            If the files are missing, damaged or cannot be honoured exactly; if the id named other
+            content before and ``load_inplace`` is not set; if pins fill host memory.
+        """
+        key = self.lookup(request)
+        if key is not None:
+            return key
+        known = self._handles.get(request.adapter_id)
+        # Content that an id in memory names is read even without room: it is most likely the
+        # same, and if it is not, this is the time to say so.
+        if (known is None or known.key not in self._tier) and not self._has_room(request):
+            return None
+        return self.admit(self.read(request))
+
+    def lookup(self, request: LoRARequest) -> AdapterKey | None:
+        """Return the key if the files are as an adapter in host memory was read; read nothing."""
+        stat = stat_adapter(request.path, _where(request))
+        for handle in self._candidates(request):
+            if handle.stat == stat and handle.key in self._tier:
+                self._tier.get(handle.key)
+                self._bind(request, stat, handle.key)
+                return handle.key
+        return None
+
+    def read(self, request: LoRARequest) -> ReadAdapter:
+        """Read and check a handle's files. Changes nothing; may run in any thread."""
+        return self._reader.read(request, _where(request))
+
+    def admit(self, read: ReadAdapter) -> AdapterKey | None:
+        """Take in what ``read`` returned; answers and errors are those of ``resolve``."""
+        adapter = read.adapter
+        self._check_same(read.request, adapter.key)
+        if adapter.key not in self._tier:
+            if not self._has_room(read.request):
+                return None
+            self._tier.put(adapter, self._kept(read.request.adapter_id))
+        self._bind(read.request, read.stat, adapter.key)
+        return adapter.key
+
+    def add_tensors(
+        self,
+        config: Mapping[str, Any],
+        tensors: Mapping[str, torch.Tensor],
+        *,
+        name: str = "adapter in memory",
+    ) -> AdapterKey:
+        """Take in an adapter that is in memory; it stays until ``discard``.
+
+        Parameters
+        ----------
+        config : Mapping[str, Any]
+            As ``LoraConfig.to_dict()`` returns it.
+        tensors : Mapping[str, Tensor]
+            As ``get_peft_model_state_dict`` returns them. They are copied.
+        name : str
+            For messages.
+
+        Returns
+        -------
+        AdapterKey
+            A fresh one, also for equal tensors.
+
+        Raises
+        ------
+        AdapterError
+            If it cannot be honoured exactly, or host memory is full of adapters that are held.
+        """
+        adapter = self._reader.build(config, tensors, f"adapter {name!r}", fresh_key())
+        if not self._tier.has_room(self._kept()):
+            msg = (
+                f"adapter {name!r}: host memory has {len(self._tier)} adapters, all of them held, "
+                f"and max_cpu_loras is {self._tier.capacity}; raise it or let requests finish."
+            )
+            raise AdapterError(msg)
+        self._tier.put(adapter, self._kept())
+        self._in_memory.add(adapter.key)
+        return adapter.key
+
+    def discard(self, key: AdapterKey) -> bool:
+        """Give up an adapter of ``add_tensors``: it is freed as soon as nobody holds it."""
+        known = key in self._in_memory
+        self._in_memory.discard(key)
+        self._free_if_unnamed(key)
+        return known
+
+    def get(self, key: AdapterKey) -> Adapter:
+        """Return an adapter; AdapterError if it is not in host memory."""
+        return self._tier.get(key)
+
+    def hold(self, key: AdapterKey) -> None:
+        """Keep an adapter in host memory until it is dropped; AdapterError if it is not there."""
+        self._tier.hold(key)
+
+    def drop(self, key: AdapterKey) -> None:
+        """Take one ``hold`` back."""
+        self._tier.drop(key)
+        self._free_if_unnamed(key)
+
+    def remove(self, adapter_id: int) -> bool:
+        """Forget an id, with its pin; return whether it was known.
+
+        Its adapter is freed as soon as nobody holds it and no other id names it.
+        """
+        handle = self._handles.remove(adapter_id)
+        if handle is None:
+            return False
+        self._free_if_unnamed(handle.key)
+        return True
+
+    def pin(self, adapter_id: int) -> bool:
+        """Never evict the adapter of an id until the id is removed; return whether it is known.
+
+        An adapter that is out of host memory at the moment stays from its next ``resolve`` on.
+        """
+        return self._handles.pin(adapter_id)
+
+    def key_of(self, adapter_id: int) -> AdapterKey | None:
+        """Return the key that an id names, None if the id is not known."""
+        handle = self._handles.get(adapter_id)
+        return None if handle is None else handle.key
+
+    def _candidates(self, request: LoRARequest) -> list[Handle]:
+        own = self._handles.get(request.adapter_id)
+        if own is not None and not request.load_inplace:
+            return [own]
+        return list(self._handles.all())
+
+    def _kept(self, replaced: int | None = None) -> set[AdapterKey]:
+        return self._handles.pinned_keys(besides=replaced) | self._in_memory
+
+    def _has_room(self, request: LoRARequest) -> bool:
+        kept = self._kept(request.adapter_id)
+        if self._tier.has_room(kept):
+            return True
+        resident = set(self._tier.keys())
+        if resident <= kept:
+            msg = (
+                f"{_where(request)}: host memory holds {len(resident)} adapters, all of them "
+                "pinned or handed over in memory, and max_cpu_loras is "
+                f"{self._tier.capacity}; raise it or remove adapters."
+            )
+            raise AdapterError(msg)
+        return False
+
+    def _check_same(self, request: LoRARequest, key: AdapterKey) -> None:
+        handle = self._handles.get(request.adapter_id)
+        if handle is None or handle.key == key or request.load_inplace:
+            return
+        msg = (
+            f"{_where(request)}: the id {request.adapter_id} names the adapter "
+            f"{handle.request.name!r} of {handle.request.path!r}, and the content is now another "
+            f"({handle.key} before, {key} now). Use a new id, remove the old one first, or pass "
+            "load_inplace=True."
+        )
+        raise AdapterError(msg)
+
+    def _bind(self, request: LoRARequest, stat: AdapterStat, key: AdapterKey) -> None:
+        before = self._handles.bind(Handle(request, stat, key))
+        if before is not None:
+            self._free_if_unnamed(before)
+
+    def _free_if_unnamed(self, key: AdapterKey) -> None:
+        named = key in self._in_memory or self._handles.is_named(key)
+        if not named and not self._tier.is_held(key):
+            self._tier.remove(key)
+
+
+def _where(request: LoRARequest) -> str:
+    return f"adapter {request.name!r} (id {request.adapter_id}, {request.path!r})"
+
+
+def _check_cap(name: str, cap: int | None) -> None:
+    if cap is not None and (isinstance(cap, bool) or not isinstance(cap, int) or cap < 1):
+        msg = f"{name} is {cap!r}; it must be an integer of at least 1, or None: no cap."
+        raise InputError(msg)

@@ -1,0 +1,1 @@
+"""Weight files: where tensors come from."""

@@ -1,0 +1,1 @@
+"""Llama, and what is Llama by another name."""

@@ -1,0 +1,173 @@
+"""SamplingRows: the sampling parameters of the running requests, one row each, on the device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+
+from plait_kernels.sampling_types import PenaltyBatch, SampleBatch
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    import numpy.typing as npt
+
+    from plait_sampling.params import SamplingParams
+
+_FLOATS = ("temperature", "top_p", "min_p", "presence", "frequency", "repetition")
+_INTS = ("top_k", "seed")
+_PENALTIES = slice(3, 6)
+
+
+@dataclass(frozen=True)
+class RowExtras:
+    """What few rows have, kept on the host and applied to those rows only.
+
+    Attributes
+    ----------
+    greedy, penalised : bool
+    logprobs : int | None
+        How many to return; -1 = the whole vocabulary.
+    min_tokens : int
+        Output tokens before any of ``ending`` may be drawn.
+    ending : tuple[int, ...]
+        End-of-sequence and stop tokens; empty without ``min_tokens``.
+    logit_bias : dict[int, float]
+    allowed : tuple[int, ...] | None
+        The only tokens to draw; None = all.
+    """
+
+    greedy: bool = True
+    penalised: bool = False
+    logprobs: int | None = None
+    min_tokens: int = 0
+    ending: tuple[int, ...] = ()
+    logit_bias: dict[int, float] = field(default_factory=dict)
+    allowed: tuple[int, ...] | None = None
+
+
+class SamplingRows:
+    """Sampling parameters of up to ``max_rows`` requests.
+
+    Values are written to the host and reach the device together, before the next gather: a new
+    row costs one small copy, not one a parameter.
+
+    Parameters
+    ----------
+    max_rows : int
+        Rows, numbered from 0.
+    device : torch.device | str
+    """
+
+    def __init__(self, max_rows: int, device: torch.device | str = "cpu") -> None:
+        self._host_floats = torch.zeros(len(_FLOATS), max_rows, dtype=torch.float32)
+        self._host_ints = torch.zeros(len(_INTS), max_rows, dtype=torch.int64)
+        self._floats = self._host_floats.to(device, copy=True)  # [floats, max_rows]
+        self._ints = self._host_ints.to(device, copy=True)  # [ints, max_rows]
+        self._extras = [RowExtras()] * max_rows
+        self._changed: set[int] = set()
+
+    def set(
+        self, row: int, params: SamplingParams, seed: int, eos_token_ids: Sequence[int] = ()
+    ) -> None:
+        """Give a row to a request.
+
+        Parameters
+        ----------
+        row : int
+        params : SamplingParams
+        seed : int
+            Of this row's draws; taken modulo 2^64.
+        eos_token_ids : Sequence[int]
+            The model's end-of-sequence tokens: ``min_tokens`` holds them back.
+        """
+        floats = (
+            params.temperature,
+            params.top_p,
+            params.min_p,
+            params.presence_penalty,
+            params.frequency_penalty,
+            params.repetition_penalty,
+        )
+        self._host_floats[:, row] = torch.tensor(floats, dtype=torch.float32)
+        signed_seed = (seed + 2**63) % 2**64 - 2**63
+        self._host_ints[:, row] = torch.tensor((params.top_k, signed_seed))
+        held_back = params.stop_tokens.union(eos_token_ids) if params.min_tokens else ()
+        self._extras[row] = RowExtras(
+            greedy=params.greedy,
+            penalised=(
+                params.presence_penalty != 0.0
+                or params.frequency_penalty != 0.0
+                or params.repetition_penalty != 1.0
+            ),
+            logprobs=params.logprobs,
+            min_tokens=params.min_tokens,
+            ending=tuple(sorted(held_back)),
+            logit_bias=dict(params.logit_bias or {}),
+            allowed=None if params.allowed_token_ids is None else tuple(params.allowed_token_ids),
+        )
+        self._changed.add(row)
+
+    def extras(self, rows: npt.NDArray[np.integer]) -> list[RowExtras]:
+        """Return the host side of ``rows``."""
+        return [self._extras[row] for row in rows.tolist()]
+
+    def gather(
+        self, rows: npt.NDArray[np.integer], index: torch.Tensor, position: torch.Tensor
+    ) -> SampleBatch:
+        """Collect what the ``sample`` op takes.
+
+        Parameters
+        ----------
+        rows : ndarray, integer [n]
+            The rows, on the host.
+        index : Tensor, int64 [n]
+            The same on the device.
+        position : Tensor, int64 [n]
+            Position in its sequence of the token that each row draws.
+        """
+        self._flush()
+        temperature, top_p, min_p = self._floats[:3].index_select(1, index)
+        top_k, seed = self._ints.index_select(1, index)
+        return SampleBatch(
+            temperature=temperature,
+            top_k=top_k.to(torch.int32),
+            top_p=top_p,
+            min_p=min_p,
+            seed=seed,
+            position=position,
+            all_greedy=all(extras.greedy for extras in self.extras(rows)),
+        )
+
+    def gather_penalties(
+        self,
+        index: torch.Tensor,
+        token_ids: torch.Tensor,
+        prompt_length: torch.Tensor,
+        length: torch.Tensor,
+    ) -> PenaltyBatch:
+        """Collect what the ``apply_penalties`` op takes.
+
+        Parameters
+        ----------
+        index : Tensor, int64 [n]
+            The rows, on the device.
+        token_ids : Tensor, int32 [n, max length]
+            Their token histories.
+        prompt_length, length : Tensor, int32 [n]
+        """
+        self._flush()
+        presence, frequency, repetition = self._floats[_PENALTIES].index_select(1, index)
+        return PenaltyBatch(token_ids, prompt_length, length, presence, frequency, repetition)
+
+    def _flush(self) -> None:
+        if not self._changed:
+            return
+        rows = torch.tensor(sorted(self._changed))
+        device_rows = rows.to(self._floats.device)
+        self._floats[:, device_rows] = self._host_floats[:, rows].to(self._floats.device)
+        self._ints[:, device_rows] = self._host_ints[:, rows].to(self._ints.device)
+        self._changed.clear()
