@@ -205,7 +205,9 @@ def test_logits_of_the_prompt(llm: LLM, comparison: Comparison) -> None:
 def test_teacher_forced(llm: LLM, comparison: Comparison) -> None:
     """Fed the oracle's tokens, our best token is the oracle's wherever its choice is clear."""
     params = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=1)
-    answers = [comparison.oracle.answer(a, ids) for (a, _), ids in zip(MIXED, comparison.ids)]
+    answers = [
+        comparison.oracle.answer(a, ids) for (a, _), ids in zip(MIXED, comparison.ids, strict=True)
+    ]
     outputs = llm.generate(
         [[*ids, *answer.token_ids] for ids, answer in zip(comparison.ids, answers, strict=True)],
         params,

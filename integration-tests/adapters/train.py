@@ -5,7 +5,7 @@ import json
 import random
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import json_data
@@ -59,7 +59,7 @@ def plan_for(task: str) -> Plan:
         target_modules=["q_proj", "v_proj", "o_proj", "down_proj"],
         task_type="CAUSAL_LM",
     )
-    return Plan(lora, steps=100, learning_rate=1e-3, groups_per_batch=4, group_size=4)
+    return Plan(lora, steps=80, learning_rate=1e-3, groups_per_batch=4, group_size=4)
 
 
 def example_groups(task: str, rng: random.Random, size: int) -> Iterator[list[Example]]:
@@ -223,13 +223,7 @@ def main() -> None:
     json_data.check_disjoint()
     plan = plan_for(arguments.task)
     if arguments.steps:
-        plan = Plan(
-            plan.lora,
-            arguments.steps,
-            plan.learning_rate,
-            plan.groups_per_batch,
-            plan.group_size,
-        )
+        plan = replace(plan, steps=arguments.steps)
     arguments.out.mkdir(parents=True, exist_ok=True)
     save(train(arguments.task, plan, arguments.seed), arguments.out)
     for name in KEPT_FILES:

@@ -251,7 +251,9 @@ def test_logprobs_have_the_token_first_and_ranks(processor: OutputProcessor) -> 
         logprobs=logprobs_of([97, 1], 2),
         prompt_logprobs=logprobs_of([2], 1),
     )
-    first, second = output.outputs[0].logprobs or ()
+    made = output.outputs[0].logprobs
+    assert made is not None
+    first, second = made
     assert list(first) == [97, 0, 1]
     assert (first[97].logprob, first[97].rank) == (-97 / 8, 98)
     assert first[97].decoded_token == TOKENIZER.decode([97])
@@ -272,11 +274,11 @@ def test_a_prompt_of_one_token_has_one_empty_entry(processor: OutputProcessor) -
 
 
 def test_without_detokenization_there_is_no_text() -> None:
-    for processor, keywords in (
-        (OutputProcessor(None), {}),
-        (OutputProcessor(TOKENIZER), {"detokenize": False}),
+    for processor, detokenize in (
+        (OutputProcessor(None), True),
+        (OutputProcessor(TOKENIZER), False),
     ):
-        add(processor, logprobs=0, **keywords)
+        add(processor, logprobs=0, detokenize=detokenize)
         output = one(processor, 7, finish_reason="length", logprobs=logprobs_of([7], 0))
         (completion,) = output.outputs
         assert (completion.text, completion.token_ids) == ("", [7])

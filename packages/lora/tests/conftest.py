@@ -33,9 +33,13 @@ _SHAPES = (
 @pytest.fixture(scope="session")
 def sites() -> tuple[LoraSite, ...]:
     """The sites of the tiny Llama."""
-    rows = [(f"layers.{layer}.{name}", *rest) for layer in range(LAYERS) for name, *rest in _SHAPES]
-    rows += [("embed_tokens", "embed", VOCABULARY, HIDDEN, 0)]
-    rows += [("lm_head", "head", HIDDEN, VOCABULARY, 0)]
+    rows = [
+        (f"layers.{layer}.{name}", group, fan_in, out, offset)
+        for layer in range(LAYERS)
+        for name, group, fan_in, out, offset in _SHAPES
+    ]
+    rows.append(("embed_tokens", "embed", VOCABULARY, HIDDEN, 0))
+    rows.append(("lm_head", "head", HIDDEN, VOCABULARY, 0))
     return tuple(LoraSite(index, *row) for index, row in enumerate(rows))
 
 

@@ -183,3 +183,19 @@ def test_each_command_raises_the_version() -> None:
     device.arena.evict("a")
     versions.append(device.arena.table.version)
     assert versions == sorted(set(versions))
+
+
+def test_lists_do_not_grow_when_mixes_come_and_go() -> None:
+    device = Device(torch.float32, 1)
+    dense = (DenseWeights(2, DENSE_ADD, torch.randn(16)),) * 5
+    for key in ("a", "b"):
+        device.load(key, {0: 30, 1: 12}, dense)
+    capacities = set()
+    for _ in range(20):
+        for slot, mix in enumerate(((("a", 1.0),), (("b", 1.0), ("a", 1.0)))):
+            device.arena.assign(slot, mix)
+        table = device.arena.table
+        capacities.add((table.tile_offset.numel(), table.dense_offset.numel()))
+        for slot in (0, 1):
+            device.arena.release(slot)
+    assert len(capacities) == 1

@@ -75,9 +75,9 @@ def test_two_handles_on_one_content_share_one_copy(
     assert resolved(catalog, 2, second) == key
     assert catalog.nbytes == nbytes > 0
     assert catalog.remove(1)
-    assert catalog.keys() == (key,)
+    assert catalog.resident() == (key,)
     assert catalog.remove(2)
-    assert (catalog.keys(), catalog.nbytes) == ((), 0)
+    assert (catalog.resident(), catalog.nbytes) == ((), 0)
     assert not catalog.remove(2)
 
 
@@ -88,15 +88,15 @@ def test_other_content_under_an_id_is_an_error_unless_in_place(
     old = resolved(catalog, 1, path)
     write_adapter(path, seed=2)
     for _ in range(2):
-        with pytest.raises(AdapterError, match="id 1 names the adapter .*load_inplace=True"):
+        with pytest.raises(AdapterError, match=r"id 1 names the adapter .*load_inplace=True"):
             resolved(catalog, 1, path)
-        assert catalog.keys() == (old,)
+        assert catalog.resident() == (old,)
         assert catalog.key_of(1) == old
     with pytest.raises(AdapterError, match="id 1 names"):
         resolved(catalog, 1, write_adapter(tmp_path / "b", seed=3))
     new = resolved(catalog, 1, path, load_inplace=True)
     assert new != old
-    assert catalog.keys() == (new,), "content that nothing names is freed"
+    assert catalog.resident() == (new,), "content that nothing names is freed"
     assert resolved(catalog, 1, path) == new
 
 
@@ -122,11 +122,11 @@ def test_content_in_use_outlives_its_replacement(
     catalog.hold(old)
     write_adapter(path, seed=2)
     new = resolved(catalog, 1, path, load_inplace=True)
-    assert set(catalog.keys()) == {old, new}
+    assert set(catalog.resident()) == {old, new}
     assert catalog.remove(1)
-    assert catalog.keys() == (old,)
+    assert catalog.resident() == (old,)
     catalog.drop(old)
-    assert (catalog.keys(), catalog.nbytes) == ((), 0)
+    assert (catalog.resident(), catalog.nbytes) == ((), 0)
 
 
 def test_the_longest_unused_is_evicted_and_read_again_when_needed(
@@ -137,14 +137,14 @@ def test_the_longest_unused_is_evicted_and_read_again_when_needed(
     first, second = resolved(catalog, 1, paths[0]), resolved(catalog, 2, paths[1])
     assert resolved(catalog, 1, paths[0]) == first
     third = resolved(catalog, 3, paths[2])
-    assert catalog.keys() == (first, third)
+    assert catalog.resident() == (first, third)
     with pytest.raises(AdapterError, match="not in host memory"):
         catalog.get(second)
     with pytest.raises(AdapterError, match="not in host memory"):
         catalog.hold(second)
     assert resolved(catalog, 2, paths[1]) == second
     assert len(reads) == 4
-    assert catalog.keys() == (third, second)
+    assert catalog.resident() == (third, second)
 
 
 def test_a_full_tier_of_held_adapters_makes_wait_without_reading(
@@ -167,7 +167,7 @@ def test_a_full_tier_of_held_adapters_makes_wait_without_reading(
     assert catalog.resolve(waiting) is None
     catalog.drop(key)
     assert catalog.resolve(waiting) is not None
-    assert key not in catalog
+    assert key not in catalog.resident()
 
 
 def test_pinned_adapters_stay(tmp_path: Path, write_adapter: Write, make_catalog: Make) -> None:
@@ -178,15 +178,15 @@ def test_pinned_adapters_stay(tmp_path: Path, write_adapter: Write, make_catalog
     assert catalog.pin(1)
     resolved(catalog, 2, two)
     third = resolved(catalog, 3, three)
-    assert catalog.keys() == (pinned, third)
+    assert catalog.resident() == (pinned, third)
     assert catalog.pin(3)
     with pytest.raises(AdapterError, match="all of them pinned"):
         resolved(catalog, 2, two)
     write_adapter(three, seed=7)
     replaced = resolved(catalog, 3, three, load_inplace=True)
-    assert set(catalog.keys()) == {pinned, replaced}
+    assert set(catalog.resident()) == {pinned, replaced}
     assert catalog.remove(1)
-    assert resolved(catalog, 2, two) in catalog
+    assert resolved(catalog, 2, two) in catalog.resident()
 
 
 def test_tensors_in_memory_stay_until_they_are_discarded(
@@ -203,9 +203,9 @@ def test_tensors_in_memory_stay_until_they_are_discarded(
         catalog.add_tensors(config, tensors)
     catalog.hold(kept)
     assert catalog.discard(kept)
-    assert catalog.keys() == (kept,)
+    assert catalog.resident() == (kept,)
     catalog.drop(kept)
-    assert (catalog.keys(), catalog.nbytes) == ((), 0)
+    assert (catalog.resident(), catalog.nbytes) == ((), 0)
     assert not catalog.discard(kept)
 
 
@@ -249,11 +249,11 @@ class CatalogMachine(RuleBasedStateMachine):
     def resolve(self, adapter_id: int, number: int, in_place: bool) -> None:
         path = str(self.path(number))
         request = LoRARequest("n", adapter_id, path, load_inplace=in_place)
-        before = (self.catalog.keys(), self.catalog.ids(), self.catalog.nbytes)
+        before = (self.catalog.resident(), self.catalog.ids(), self.catalog.nbytes)
         try:
             key = self.catalog.resolve(request)
         except AdapterError:
-            assert set(before[0]) == set(self.catalog.keys())
+            assert set(before[0]) == set(self.catalog.resident())
             assert before[1:] == (self.catalog.ids(), self.catalog.nbytes)
             if number in self.content:
                 swapped = self.ids.get(adapter_id, self.content[number]) != self.content[number]
@@ -264,17 +264,17 @@ class CatalogMachine(RuleBasedStateMachine):
             assert self.cap is not None
             assert len(before[0]) == self.cap
             assert set(before[0]) & set(self.holds)
-            assert before == (self.catalog.keys(), self.catalog.ids(), self.catalog.nbytes)
+            assert before == (self.catalog.resident(), self.catalog.ids(), self.catalog.nbytes)
             return
         assert in_place or self.ids.get(adapter_id, seed) == seed, "an id names one content"
         assert self.key_of_seed.setdefault(seed, key) == key
-        assert key in self.catalog
+        assert key in self.catalog.resident()
         self.ids[adapter_id] = seed
 
-    @precondition(lambda self: self.catalog.keys())
+    @precondition(lambda self: self.catalog.resident())
     @rule(data=st.data())
     def hold(self, data: st.DataObject) -> None:
-        key = data.draw(st.sampled_from(self.catalog.keys()))
+        key = data.draw(st.sampled_from(self.catalog.resident()))
         self.catalog.hold(key)
         self.holds.append(key)
 
@@ -297,7 +297,7 @@ class CatalogMachine(RuleBasedStateMachine):
 
     @invariant()
     def held_stays_and_unnamed_goes(self) -> None:
-        keys = set(self.catalog.keys())
+        keys = set(self.catalog.resident())
         assert self.catalog.ids() == set(self.ids)
         assert set(self.holds) <= keys
         named = {self.key_of_seed[seed] for seed in self.ids.values()}

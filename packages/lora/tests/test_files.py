@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from plait_kernels.errors import AdapterError
-from plait_lora import files
 from plait_lora.catalog import AdapterCatalog
 from plait_lora.request import LoRARequest
 
@@ -30,10 +29,10 @@ def refuses(
         )
         assert good is not None
         catalog.hold(good)
-        before = (catalog.keys(), catalog.ids(), catalog.nbytes)
+        before = (catalog.resident(), catalog.ids(), catalog.nbytes)
         with pytest.raises(AdapterError, match=match) as caught:
             catalog.resolve(LoRARequest("bad", 1, str(path)))
-        assert (catalog.keys(), catalog.ids(), catalog.nbytes) == before
+        assert (catalog.resident(), catalog.ids(), catalog.nbytes) == before
         catalog.drop(good)
         assert catalog.remove(7)
         assert catalog.nbytes == 0
@@ -97,7 +96,7 @@ def test_a_truncated_file_is_refused_wherever_it_ends(
         (path / WEIGHTS).write_bytes(whole[:end])
         with pytest.raises(AdapterError, match="damaged or incomplete"):
             catalog.resolve(LoRARequest("bad", 1, str(path)))
-        assert (catalog.keys(), catalog.ids(), catalog.nbytes) == ((), set(), 0)
+        assert (catalog.resident(), catalog.ids(), catalog.nbytes) == ((), set(), 0)
     (path / WEIGHTS).write_bytes(whole)
     assert catalog.resolve(LoRARequest("bad", 1, str(path))) is not None
 
@@ -136,7 +135,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused(
             file.write(" ")
         return result
 
-    monkeypatch.setattr(files.os, "fstat", grow_then_fstat)
+    monkeypatch.setattr(os, "fstat", grow_then_fstat)
     refuses(path, "changed while it was read")
 
 

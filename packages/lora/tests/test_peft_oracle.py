@@ -178,7 +178,8 @@ def test_a_packed_projection_is_split_onto_its_sites(
 ) -> None:
     generator = torch.Generator().manual_seed(0)
     rows = {"self_attn.qkv_proj": (16, 8, 8), "mlp.gate_up_proj": (24, 24)}
-    tensors, whole = {}, {}
+    tensors: dict[str, torch.Tensor] = {}
+    whole: dict[str, torch.Tensor] = {}
     for layer in range(3):
         for name, outs in rows.items():
             key = f"base_model.model.model.layers.{layer}.{name}"

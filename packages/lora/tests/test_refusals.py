@@ -92,15 +92,16 @@ def test_a_value_that_is_not_served_is_named(fields: dict[str, Any], named: str)
         PeftConfig.parse(BASE | fields, "the adapter")
 
 
+INITIALISATIONS = (True, False, None, "gaussian", "eva", "orthogonal", "mica", "GAUSSIAN")
+NOTHING: tuple[object, ...] = (None, False, "", [], {}, 0)
+
+
 @pytest.mark.parametrize(
     "fields",
     [
-        {"init_lora_weights": value}
-        for value in (True, False, None, "gaussian", "eva", "orthogonal", "mica", "GAUSSIAN")
-    ]
-    + [{field: None} for field in sorted(set(CHANGES_THE_MATHS))]
-    + [{"brand_new_field": value} for value in (None, False, "", [], {}, 0)]
-    + [
+        *({"init_lora_weights": value} for value in INITIALISATIONS),
+        *({field: None} for field in sorted(CHANGES_THE_MATHS)),
+        *({"brand_new_field": value} for value in NOTHING),
         {"task_type": "SEQ_CLS", "inference_mode": True, "lora_dropout": 0.5, "revision": "x"},
         {"loftq_config": {"loftq_bits": 4}, "eva_config": {"rho": 2.0}, "qalora_group_size": 16},
         {"modules_to_save": [], "trainable_token_indices": [], "velora_config": {"scale": 1.0}},
@@ -214,7 +215,7 @@ def test_tensors_that_do_not_fit_are_refused_and_leave_nothing(
     assert "'bad' (id 1" in str(caught.value)
     with pytest.raises(AdapterError, match=message):
         catalog.add_tensors({"peft_type": "LORA", "r": 4} | config, tensors)
-    assert (catalog.keys(), catalog.ids(), catalog.nbytes) == ((), set(), 0)
+    assert (catalog.resident(), catalog.ids(), catalog.nbytes) == ((), set(), 0)
 
 
 @pytest.mark.parametrize(

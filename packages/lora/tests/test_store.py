@@ -350,9 +350,9 @@ class StoreMachine(RuleBasedStateMachine):
         self.pinned.clear()
         for key, runs in self.runs.items():
             if sum(runs) <= self.num_chunks:
-                lease = self.store.lease(((key, 2.0),))
-                assert lease is not None
-                self.store.release(lease)
+                granted = self.store.lease(((key, 2.0),))
+                assert granted is not None
+                self.store.release(granted)
 
     @invariant()
     def leased_adapters_and_slots_stay(self) -> None:

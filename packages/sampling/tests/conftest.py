@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -14,14 +14,12 @@ from plait_kernels.ops import load_op
 from plait_sampling import Sampler, SamplerOutput, SamplingParams, SamplingRows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from plait_kernels.sampling_types import SampleBatch
 
 VOCAB = 23
 
 
-def _reference(op: str) -> Callable[..., object]:
+def _reference(op: str) -> Any:
     config = OpConfig.of(op, dtype="float32", bucket="decode", max_tokens=64, vocab=VOCAB)
     return load_op(op).reference(config)
 
@@ -61,7 +59,8 @@ class Bench:
 
         def sample(seen: torch.Tensor, batch: SampleBatch) -> torch.Tensor:
             self.processed.append(seen.clone())
-            return draw(seen, batch)
+            drawn: torch.Tensor = draw(seen, batch)
+            return drawn
 
         sampler = Sampler(_reference("apply_penalties"), sample)
         return sampler.sample(

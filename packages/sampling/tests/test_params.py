@@ -16,7 +16,7 @@ import plait_sampling
 from plait_kernels.errors import InputError
 from plait_sampling import RequestOutputKind, SamplingParams
 
-DEFAULTS = {
+DEFAULTS: dict[str, Any] = {
     "n": 1,
     "presence_penalty": 0.0,
     "frequency_penalty": 0.0,
@@ -45,7 +45,10 @@ DEFAULTS = {
     "extra_args": None,
 }
 
-OUT_OF_RANGE = {
+UNTYPED: Any = SamplingParams
+"""The class, for calls that a type checker would refuse."""
+
+OUT_OF_RANGE: dict[str, list[Any]] = {
     "n": [0, -1, 1.5, True, "2", None],
     "presence_penalty": [-2.01, 2.01, math.nan, "1", None],
     "frequency_penalty": [-2.01, 2.01, math.inf],
@@ -131,23 +134,23 @@ def test_a_value_is_kept_in_one_form(name: str, value: Any, kept: Any) -> None:
 
 def test_an_unknown_name_is_told_its_neighbour() -> None:
     with pytest.raises(InputError, match="did you mean temperature"):
-        SamplingParams(temprature=0)
-    params = SamplingParams()
+        UNTYPED(temprature=0)
+    params = UNTYPED()
     with pytest.raises(InputError, match="did you mean max_tokens"):
         params.max_token = 3
     with pytest.raises(InputError, match=r"xyzzy.*allowed: n, "):
-        SamplingParams(xyzzy=0)
+        UNTYPED(xyzzy=0)
 
 
 def test_a_name_that_others_know_is_refused_with_a_remedy() -> None:
     with pytest.raises(InputError, match=r"does not support best_of\. Ask for n"):
-        SamplingParams(best_of=2)
+        UNTYPED(best_of=2)
 
 
 def test_n_may_be_given_by_place() -> None:
     assert SamplingParams(3).n == 3
     with pytest.raises(TypeError):
-        SamplingParams(1, 0.5)
+        UNTYPED(1, 0.5)
 
 
 def test_fields_that_contradict_each_other() -> None:

@@ -80,7 +80,7 @@ def test_draws_are_distributed_as_the_warpers_say(
 def test_a_draw_depends_on_seed_and_position_alone(bench: Any, source: torch.Generator) -> None:
     row = torch.randn(1, bench.vocab, generator=source)
     warm = SamplingParams(temperature=1.5)
-    histories = [([1] * length, []) for length in range(1, 30)]
+    histories: list[History] = [([1] * length, []) for length in range(1, 30)]
     alone = [
         int(bench.sample(row.clone(), [warm], [history], seeds=[5]).token_ids[0])
         for history in histories

@@ -60,7 +60,6 @@ def build_core(args: EngineArgs) -> EngineCore:
         max_num_seqs=max_num_seqs,
         max_model_len=max_model_len,
         block_size=args.block_size,
-        vocab_size=config.vocab_size,
         device=device,
     )
     library, adapter_device = _adapters(args, model, memory, max_num_seqs)

@@ -148,8 +148,8 @@ class EngineArgs:
             raise InputError(text)
         if self.max_loras and self.max_cpu_loras and self.max_cpu_loras < self.max_loras:
             text = (
-                f"max_cpu_loras={self.max_cpu_loras} is less than max_loras={self.max_loras}: every "
-                "adapter on the device also has its copy on the host; raise max_cpu_loras"
+                f"max_cpu_loras={self.max_cpu_loras} is less than max_loras={self.max_loras}: "
+                "every adapter on the device also has its copy on the host; raise max_cpu_loras"
             )
             raise InputError(text)
 

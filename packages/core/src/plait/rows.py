@@ -24,7 +24,6 @@ class Rows:
         Longest sequence.
     block_size : int
         Tokens of a KV block.
-    vocab_size : int
     device : torch.device
 
     Attributes
@@ -34,8 +33,6 @@ class Rows:
         before the step's result is read.
     block_table : Tensor, int32 [rows, blocks of max_model_len]
     prompt_length : Tensor, int32 [rows]
-    length : Tensor, int32 [rows]
-        Tokens of prompt and output before the one that the current step draws.
     sampling : SamplingRows
     slot : ndarray, int32 [rows]
         Slot of each row's mix, on the host.
@@ -49,7 +46,6 @@ class Rows:
         max_num_seqs: int,
         max_model_len: int,
         block_size: int,
-        vocab_size: int,
         device: torch.device,
     ) -> None:
         self.device = device
@@ -58,8 +54,7 @@ class Rows:
         self.tokens = torch.zeros((max_num_seqs, max_model_len), dtype=torch.int32, device=device)
         self.block_table = torch.zeros((max_num_seqs, blocks), dtype=torch.int32, device=device)
         self.prompt_length = torch.zeros(max_num_seqs, dtype=torch.int32, device=device)
-        self.length = torch.zeros(max_num_seqs, dtype=torch.int32, device=device)
-        self.sampling = SamplingRows(max_num_seqs, vocab_size, device)
+        self.sampling = SamplingRows(max_num_seqs, device)
         self.slot = np.full(max_num_seqs, -1, np.int32)
         self.prompt_logprobs: list[int | None] = [None] * max_num_seqs
 
@@ -76,16 +71,11 @@ class Rows:
             blocks = self.upload(plan.new_blocks)
             self.block_table[self.upload(owner), self.upload(place)] = blocks
 
-    def set_length(self, row: Int32, length: Int32) -> None:
-        """Note how many tokens each row has before it draws one."""
-        self.length[self.upload(row)] = self.upload(length)
-
-    def append(self, row: Int32, token_ids: torch.Tensor) -> None:
-        """Write each row's drawn token, int64 [n], behind its tokens."""
-        index = self.upload(row)
+    def append(self, row: Int32, length: Int32, token_ids: torch.Tensor) -> None:
+        """Write each row's drawn token, int64 [n], behind its ``length`` tokens."""
         # A sequence that is as long as it may be has no place for one more, and needs none.
-        place = self.length[index].clamp(max=self.tokens.shape[1] - 1)
-        self.tokens[index, place] = token_ids.to(torch.int32)
+        place = np.minimum(length, self.tokens.shape[1] - 1)
+        self.tokens[self.upload(row), self.upload(place)] = token_ids.to(torch.int32)
 
     def upload(self, array: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> torch.Tensor:
         """Return ``array`` as a tensor on the device."""

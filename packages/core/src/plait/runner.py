@@ -133,16 +133,16 @@ class Runner:
         row = plan.row[plan.sample]
         last = rows.upload(np.cumsum(plan.count)[plan.sample] - 1)
         logits = self._logits(hidden[last], row, inputs.bucket)
-        rows.set_length(row, (plan.start + plan.count)[plan.sample])
+        length = (plan.start + plan.count)[plan.sample]
         drawn = self.sampler.sample(
             logits,
             row,
             rows.sampling,
+            length=length,
             token_ids=rows.tokens,
             prompt_length=rows.prompt_length,
-            length=rows.length,
         )
-        rows.append(row, drawn.token_ids)
+        rows.append(row, length, drawn.token_ids)
         if drawn.logprobs is not None:
             places = np.flatnonzero(plan.sample)
             for i, one in zip(places, drawn.logprobs.to_host(len(row)), strict=True):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from plait_kernels.config import DTYPES, OpConfig
-from plait_kernels.device import Device
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from plait_kernels.device import Device
 
 API_VERSION = 1
 """Version of the contract between plait and a backend; a backend names the one it was made for."""

@@ -6,8 +6,10 @@ Kernels see these tables and nothing of how memory is handed out.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 TILE_ROWS = 8
 """Rank rows of a tile, unless the arena says otherwise."""

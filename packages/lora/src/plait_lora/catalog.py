@@ -96,7 +96,7 @@ class AdapterCatalog:
         """Return the ids that name an adapter."""
         return self._handles.ids()
 
-    def keys(self) -> tuple[AdapterKey, ...]:
+    def resident(self) -> tuple[AdapterKey, ...]:
         """Return the adapters in host memory, longest unused first."""
         return self._tier.keys()
 

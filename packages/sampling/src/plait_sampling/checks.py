@@ -122,13 +122,11 @@ def logit_bias(field: str, value: Any) -> dict[int, float] | None:
     return bias or None
 
 
-def unsupported(reason: str) -> Check:
+def unsupported(field: str, value: Any) -> None:
     """Accept None and what is empty only."""
-
-    def check(field: str, value: Any) -> None:
-        if value is None or value == [] or value == {}:
-            return
-        message = f"{field} is not supported: got {value!r}, allowed: None. {reason}"
-        raise InputError(message)
-
-    return check
+    if value is None or value == [] or value == {}:
+        return
+    message = (
+        f"{field} is not supported in this version: got {value!r}, allowed: None. Leave it out."
+    )
+    raise InputError(message)

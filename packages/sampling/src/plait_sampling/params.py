@@ -27,7 +27,7 @@ REFUSED = {
     "guided_decoding": "Structured output is not part of this version; leave it out.",
     "logits_processors": "Use logit_bias or allowed_token_ids instead.",
     "truncate_prompt_tokens": "Shorten the prompt before the call.",
-    "flat_logprobs": "Logprobs are lists of dicts in this version; leave it out.",
+    "flat_logprobs": "Logprobs are lists of dicts here; leave it out.",
     "thinking_token_budget": "Bound the whole output with max_tokens.",
     "repetition_detection": "Use repetition_penalty, or stop.",
 }
@@ -82,9 +82,6 @@ def _unknown(name: str) -> InputError:
 
 def _field(default: Any, check: Check) -> Any:
     return dataclasses.field(default=default, metadata={"check": check})
-
-
-_LATER = "It is not part of this version; leave it out."
 
 
 @dataclass
@@ -174,11 +171,11 @@ class SamplingParams:
     output_kind: RequestOutputKind = dataclasses.field(
         default=RequestOutputKind.CUMULATIVE, metadata={"check": _output_kind}
     )
-    structured_outputs: None = _field(None, checks.unsupported(_LATER))
+    structured_outputs: None = _field(None, checks.unsupported)
     logit_bias: Mapping[int, float] | None = _field(None, checks.logit_bias)
     allowed_token_ids: Sequence[int] | None = _field(None, checks.allowed_token_ids)
-    bad_words: Sequence[str] | None = _field(None, checks.unsupported(_LATER))
-    extra_args: Mapping[str, object] | None = _field(None, checks.unsupported(_LATER))
+    bad_words: Sequence[str] | None = _field(None, checks.unsupported)
+    extra_args: Mapping[str, object] | None = _field(None, checks.unsupported)
 
     def __new__(cls, *args: object, **kwargs: object) -> Self:
         # Before __init__, whose own TypeError for an unknown keyword would name no known one.
