@@ -1,4 +1,8 @@
-"""The demo model, adapters of every shape on it, and the oracle: transformers with peft."""
+"""Models, adapters and the oracle.
+
+The demo model with adapters of every shape, transformers with peft to say what they answer, and a
+tiny random model for tests that need no real one.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +13,8 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel
-from transformers import AutoModelForCausalLM
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from plait import LLM, LoRARequest
 from plait.demo.model import adapter_path, find_demo_model
@@ -156,3 +160,39 @@ def llm(make_llm: Callable[..., LLM]) -> Iterator[LLM]:
     yield engine
     assert not engine.llm_engine.has_unfinished_requests()
     assert not engine.llm_engine.core.has_work
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama of two layers and 128 tokens, without a tokenizer."""
+    path = tmp_path_factory.mktemp("tiny-model")
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=128,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        initializer_range=0.2,
+    )
+    LlamaForCausalLM(config).save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def save_tiny_adapter(
+    tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Path]:
+    """Save a random adapter for the tiny model, as peft does; keywords are LoraConfig's."""
+
+    def save(seed: int, **options: Any) -> Path:
+        path = tmp_path_factory.mktemp("tiny-adapter")
+        torch.manual_seed(seed)
+        chosen = {"r": 4, "target_modules": ["q_proj", "down_proj"], "init_lora_weights": False}
+        base = LlamaForCausalLM.from_pretrained(tiny_model)
+        get_peft_model(base, LoraConfig(**(chosen | options))).save_pretrained(path)
+        return path
+
+    return save

@@ -10,9 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from plait import LLM, EngineArgs, LoRARequest, SamplingParams
 from plait_kernels.errors import AdapterError, InputError, ModelError, RequestsFailed
@@ -24,30 +22,13 @@ PROMPT = [3, 7, 11]
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random Llama of two layers."""
-    path = tmp_path_factory.mktemp("model")
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=VOCAB,
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=128,
-    )
-    LlamaForCausalLM(config).save_pretrained(path)
-    return path
+def model(tiny_model: Path) -> Path:
+    return tiny_model
 
 
 @pytest.fixture(scope="module")
-def good(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random adapter, as peft saves it."""
-    path = tmp_path_factory.mktemp("good")
-    config = LoraConfig(r=4, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
-    get_peft_model(LlamaForCausalLM.from_pretrained(model), config).save_pretrained(path)
-    return path
+def good(save_tiny_adapter: Callable[..., Path]) -> Path:
+    return save_tiny_adapter(seed=0)
 
 
 @pytest.fixture(scope="module")

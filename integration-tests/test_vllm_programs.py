@@ -95,7 +95,9 @@ def test_logprobs_are_there_where_they_were_asked_for(
         assert len(completion.logprobs) == len(completion.token_ids)
         for token, entry in zip(completion.token_ids, completion.logprobs, strict=True):
             assert entry[token].rank == 1, "greedy takes the best"
-        total = sum(e[t].logprob for t, e in zip(completion.token_ids, completion.logprobs, strict=True))
+        total = sum(
+            e[t].logprob for t, e in zip(completion.token_ids, completion.logprobs, strict=True)
+        )
         assert completion.cumulative_logprob == pytest.approx(total)
     assert finished["1"].outputs[0].logprobs is None
 

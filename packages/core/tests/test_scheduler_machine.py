@@ -120,6 +120,14 @@ class SchedulerMachine(RuleBasedStateMachine):
         for plan, result in [(p, self.runner.run(p)) for p in (first, second)]:
             self.commit(plan, result)
 
+    @rule(in_flight=st.integers(1, 2), reached=st.booleans())
+    def a_step_breaks(self, in_flight: int, reached: bool) -> None:
+        """It may have written to the device before it broke."""
+        plans = [self.plan() for _ in range(in_flight)]
+        if reached:
+            self.runner.run(plans[0])
+        self.scheduler.roll_back()
+
     def plan(self) -> StepPlan:
         for request in self.scheduler.resolving():
             if request.id not in self.unresolved and request.message.lora is not None:

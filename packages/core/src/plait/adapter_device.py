@@ -38,21 +38,32 @@ class AdapterDevice:
         self._slots: dict[int, Mix] = {}
 
     def execute(self, commands: StoreCommands) -> tuple[AdapterKey, ...]:
-        """Carry out the store's commands; return the adapters whose load has finished."""
+        """Carry out the store's commands; return the adapters whose load has finished.
+
+        Commands that were broken off may be given again.
+        """
         for slot in commands.releases:
-            self.arena.release(slot)
-            del self._slots[slot]
+            self._release(slot)
         for key in commands.evictions:
-            self.arena.evict(key)
-            del self._groups[key]
+            self._evict(key)
         for load in commands.loads:
             adapter = self._source.get(load.key)
+            self._evict(load.key)
             self.arena.load(load.key, adapter.layout, load.chunks, adapter.modules)
             self._groups[load.key] = adapter.groups
         for slot, mix in commands.assigns:
+            self._release(slot)
             self.arena.assign(slot, mix)
             self._slots[slot] = mix
         return tuple(load.key for load in commands.loads)
+
+    def _release(self, slot: int) -> None:
+        if self._slots.pop(slot, None) is not None:
+            self.arena.release(slot)
+
+    def _evict(self, key: AdapterKey) -> None:
+        if self._groups.pop(key, None) is not None:
+            self.arena.evict(key)
 
     def batch(self, slots: Int32) -> tuple[LoraBatch | None, frozenset[str]]:
         """Describe tokens to kernels.

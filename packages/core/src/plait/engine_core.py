@@ -83,7 +83,12 @@ class EngineCore:
         """Run one step and return what it gave each request."""
         self._resolve()
         plan = self.scheduler.schedule()
-        result = self.runner.run(plan)
+        try:
+            result = self.runner.run(plan)
+        except BaseException:
+            # An interrupted step is taken back, so that the engine can go on.
+            self.scheduler.roll_back()
+            raise
         outputs = self.scheduler.commit(plan, result)
         self._let_go(outputs)
         return outputs

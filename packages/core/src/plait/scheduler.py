@@ -6,7 +6,7 @@ It keeps books only. It knows no tensor, no model and no text.
 from __future__ import annotations
 
 import bisect
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from plait.finish import finish_of
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from plait.messages import CoreRequest
     from plait.plan import StepPlan, StepResult
     from plait_lora.identity import AdapterKey, Mix
+    from plait_lora.commands import StoreCommands
     from plait_lora.store import AdapterStore
     from plait_sampling.token_logprobs import TokenLogprobs
 
@@ -52,8 +53,9 @@ class SchedulerConfig:
 class StepRecord:
     """Who the rows of a plan were, for ``commit``."""
 
-    requests: list[tuple[Request, int]] = field(default_factory=list)
+    requests: list[tuple[Request, int]]
     """Each with its number of preemptions when it was planned: a later one voids the result."""
+    commands: StoreCommands
 
 
 class Scheduler:
@@ -74,6 +76,7 @@ class Scheduler:
         self._free_rows = list(reversed(range(config.max_num_seqs)))
         self._outputs: list[CoreOutput] = []
         self._in_flight: list[StepRecord] = []
+        self._redo: list[StoreCommands] = []
         self._added = 0
 
     # Life of a request
@@ -128,11 +131,26 @@ class Scheduler:
     def schedule(self) -> StepPlan:
         """Choose the tokens of the next step and take the memory they need."""
         plan = PlanBuilder(self.config.max_num_batched_tokens)
-        preempted = self._schedule_running(plan)
-        if not preempted:
-            self._schedule_waiting(plan)
-        self._in_flight.append(StepRecord(plan.requests))
-        return plan.build(self.store.take_commands())
+        if self._redo:
+            commands = self._redo.pop(0)
+        else:
+            preempted = self._schedule_running(plan)
+            if not preempted:
+                self._schedule_waiting(plan)
+            commands = self.store.take_commands()
+        self._in_flight.append(StepRecord(plan.requests, commands))
+        return plan.build(commands)
+
+    def roll_back(self) -> None:
+        """Take back every step that is planned and not committed, because one of them broke.
+
+        Nobody knows how far it came: running requests are computed again, and the adapter
+        commands, which may be carried out twice, come first in the next steps.
+        """
+        self._redo += [record.commands for record in self._in_flight if record.commands]
+        self._in_flight.clear()
+        for request in list(self.running):
+            self._preempt(request)
 
     def commit(self, plan: StepPlan, result: StepResult) -> list[CoreOutput]:
         """Take in a step's result: new tokens, full blocks, finished requests and loads."""

@@ -1,0 +1,76 @@
+"""What must hold for all distributions together."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+PACKAGES = {
+    "kernels": "plait_kernels",
+    "lora": "plait_lora",
+    "sampling": "plait_sampling",
+    "models": "plait_models",
+    "core": "plait",
+}
+
+
+def project(package: str) -> dict[str, object]:
+    text = (ROOT / "packages" / package / "pyproject.toml").read_text()
+    found: dict[str, object] = tomllib.loads(text)["project"]
+    return found
+
+
+def dependencies(package: str) -> list[str]:
+    found = project(package)["dependencies"]
+    assert isinstance(found, list)
+    return found
+
+
+def test_one_version() -> None:
+    version = (ROOT / "VERSION").read_text().strip()
+    assert {str(project(package)["version"]) for package in PACKAGES} == {version}
+    assert importlib.import_module("plait").__version__ == version
+    for package in PACKAGES:
+        for requirement in dependencies(package):
+            if requirement.startswith("plait"):
+                assert requirement.endswith(f"=={version}")
+            else:
+                assert "<" not in requirement, "no upper bounds"
+                assert "==" not in requirement, "no pins"
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_declared_dependencies_are_those_imported(package: str) -> None:
+    source = ROOT / "packages" / package / "src"
+    imported: set[str] = set()
+    for file in source.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import):
+                imported.update(alias.name.split(".")[0] for alias in node.names)
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                imported.add(node.module.split(".")[0])
+    own = PACKAGES[package]
+    third_party = {name for name in imported - sys.stdlib_module_names if name != own}
+    declared = {re.split(r"[><=]", requirement)[0] for requirement in dependencies(package)}
+    assert {name.replace("-", "_") for name in declared} == third_party
+
+
+@pytest.mark.parametrize("module", PACKAGES.values())
+def test_exports_are_exact_and_lazy(module: str) -> None:
+    exported = importlib.import_module(module)
+    for name in exported.__all__:
+        assert getattr(exported, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = exported.nonsense
+    code = (
+        f"import sys, {module}; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
