@@ -51,7 +51,7 @@ def build_core(args: EngineArgs) -> EngineCore:
         As ``LLMEngine.from_engine_args`` says.
     """
     device = _device(args.device)
-    config = plait_models.read_config(args.model)
+    config = plait_models.read_config(args.model, args.load_format)
     max_model_len = _max_model_len(args, config)
     model, table = _load_model(args, device, config.vocab_size)
     memory = _plan_memory(args, model, max_model_len)

@@ -34,13 +34,15 @@ class ModelFiles:
     format: str
 
 
-def read_config(path: str | PathLike[str]) -> ModelConfig:
+def read_config(path: str | PathLike[str], load_format: str = "auto") -> ModelConfig:
     """Read the config of a model and none of its weights.
 
     Parameters
     ----------
     path : str | PathLike
         A Hugging Face directory, a GGUF file, or a directory that holds one GGUF file.
+    load_format : str
+        As in ``load``; ``"dummy"`` needs no weights to be there.
 
     Returns
     -------
@@ -51,8 +53,7 @@ def read_config(path: str | PathLike[str]) -> ModelConfig:
     ModelError
         If there is no model at ``path``, or not one that can be loaded exactly.
     """
-    # As for dummy weights: the config alone is enough.
-    files = find_files(path, "dummy")
+    files = find_files(path, load_format)
     if files.format == "gguf":
         from plait_models.files.gguf import GgufFile
 
