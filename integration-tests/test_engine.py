@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import shutil
 from collections.abc import Callable, Iterator
@@ -9,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from plait import LLM, LoRARequest, SamplingParams
 from plait.engine_core import EngineCore
 from plait.messages import CoreOutput, CoreRequest
-from plait_kernels.errors import AdapterError
+from plait_kernels.errors import AdapterError, InputError
 
 PROMPT = list(range(3, 43))
 GREEDY = SamplingParams(temperature=0, max_tokens=6, ignore_eos=True)
@@ -81,6 +83,8 @@ def test_an_id_never_serves_old_or_other_content(
         new.outputs[0].token_ids == run(llm, LoRARequest("y", 2, str(second))).outputs[0].token_ids
     )
     assert new.outputs[0].token_ids != old.outputs[0].token_ids
+    library = llm.llm_engine.core.library()
+    assert len(library.store.resident()) == 1, "the replaced content has left the device"
 
 
 def test_removed_adapters_give_their_memory_back(
@@ -258,6 +262,27 @@ def test_an_interrupted_call_leaves_nothing(llm: LLM, monkeypatch: pytest.Monkey
     pool = llm.llm_engine.core.scheduler.pool
     assert pool.num_free == pool.num_blocks
     assert len(run(llm).outputs[0].token_ids) == 6
+
+
+def test_only_the_target_modules_of_the_deployment_are_served(
+    make: Callable[..., LLM], save_tiny_adapter: Callable[..., Path]
+) -> None:
+    both = save_tiny_adapter(seed=1)
+    only_q = shutil.copytree(both, both.parent / "only-q")
+    weights = load_file(only_q / "adapter_model.safetensors")
+    kept = {name: tensor for name, tensor in weights.items() if "q_proj" in name}
+    save_file(kept, only_q / "adapter_model.safetensors")
+    config = json.loads((only_q / "adapter_config.json").read_text())
+    (only_q / "adapter_config.json").write_text(json.dumps(config | {"target_modules": ["q_proj"]}))
+    everything = make()
+    wanted = run(everything, LoRARequest("only-q", 1, str(only_q))).outputs[0].token_ids
+    assert run(everything, LoRARequest("both", 2, str(both))).outputs[0].token_ids != wanted
+    filtered = make(lora_target_modules=["q_proj"])
+    assert run(filtered, LoRARequest("both", 1, str(both))).outputs[0].token_ids == wanted
+    with pytest.raises(AdapterError, match="lora_target_modules"):
+        run(make(lora_target_modules=["o_proj"]), LoRARequest("both", 1, str(both)))
+    with pytest.raises(InputError, match="q_proj"):
+        make(lora_target_modules=["query"])
 
 
 def test_dummy_weights_and_other_dtypes(tiny_model: Path, tmp_path: Path) -> None:

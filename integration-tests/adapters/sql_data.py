@@ -9,7 +9,7 @@ column name of theirs can occur in training. Nothing in this module knows a mode
 import random
 import sqlite3
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 STOP = "[/assistant]"
@@ -114,6 +114,18 @@ _LANGUAGES = "English|Spanish|German|Arabic|Hindi|Swahili|Polish|Korean|Dutch|Po
 _COLORS = "red|black|silver|dark blue|white|green|yellow|orange|grey"
 _MONTHS = "January|February|March|April|May|June|July|August|September|October|November|December"
 
+# Parts of invented column names; none of these words occurs in a held-out column.
+_QUALIFIERS = "net|annual|daily|outer|inner|main|local|former|second|chief|final|first|public|old"
+_MEASURES = (
+    "depth|width|volume|rainfall|income|yield|voltage|pressure|temperature|debt|turnover|humidity|"
+    "altitude|thickness|diameter|cost|delay|members|pupils|shops|windows|strength|demand|exports"
+)
+_ROLES = (
+    "guide|editor|vendor|pilot|region|valley|harbor|quarter|format|finish|pattern|branch|faculty|"
+    "shape|season|motif|breed|variety|dialect|regiment|prize|doctor|painter|founder|museum|brand"
+)
+_INVENTED_POOLS = "pseudo|pseudo|pseudo|person|place|org|work|code"
+
 
 def _word(rng: random.Random) -> str:
     middle = rng.choice(_MIDDLES.split()) if rng.random() < 0.6 else ""
@@ -150,11 +162,26 @@ def _person(rng: random.Random) -> str:
     return rng.choice((f"{rng.choice(_FIRST.split())} {_word(rng)}", _word(rng)))
 
 
+def _pseudo(rng: random.Random) -> str:
+    """Make one or two words of random letters, so that only copying can reproduce them."""
+
+    def syllable() -> str:
+        end = rng.choice("nrslmtkp") if rng.random() < 0.4 else ""
+        return rng.choice("bcdfghjklmnprstvwz") + rng.choice("aeiouy") + end
+
+    words = [
+        "".join(syllable() for _ in range(rng.randint(1, 3))) for _ in range(rng.randint(1, 2))
+    ]
+    text = " ".join(words)
+    return text if rng.random() < 0.3 else text.title()
+
+
 def _pool_value(pool: str, rng: random.Random) -> str:
     makers: dict[str, Callable[[], str]] = {
         "word": lambda: _word(rng),
         "city": lambda: _word(rng),
         "work": lambda: _title(rng),
+        "pseudo": lambda: _pseudo(rng),
         "person": lambda: _person(rng),
         "place": lambda: f"{_word(rng)} {_pick(rng, _PLACES)}",
         "org": lambda: f"{_word(rng)} {_pick(rng, _ORGS)}",
@@ -219,6 +246,7 @@ def check_disjoint() -> None:
     tables = {name for domain in domains for name in domain.tables}
     tables |= {f"table_name_{number}" for number in _table_numbers()}
     columns = {column.name for domain in domains for column in domain.columns}
+    columns |= {*_invented_names(_MEASURES), *_invented_names(_ROLES)}
     for question in held_out():
         shared = {question.table.name} & tables | {c.name for c in question.table.columns} & columns
         if shared:
@@ -255,7 +283,36 @@ def _literal(column: Column, value: str) -> str:
     return f"'{value}'" if column.is_text else value
 
 
-def _sample_table(domains: list[Domain], rng: random.Random) -> Table:
+def _invented_names(parts: str) -> list[str]:
+    words = _pipes(parts)
+    return words + [f"{first}_{word}" for first in _pipes(_QUALIFIERS) for word in words]
+
+
+def _invent(like: Column, rng: random.Random) -> Column:
+    """Invent a column of the same kind as the given one."""
+    if like.is_text:
+        pool = _pick(rng, _INVENTED_POOLS)
+        return Column(rng.choice(_invented_names(_ROLES)), "text", pool=pool)
+    name = rng.choice(_invented_names(_MEASURES))
+    return Column(name, "number", low=1, high=rng.choice((50, 900, 20000)))
+
+
+def _with_inventions(
+    columns: list[Column], key: Column, share: float, rng: random.Random
+) -> list[Column]:
+    """Replace a share of the columns, and the values of the key, by invented ones."""
+    made: list[Column] = []
+    for column in columns:
+        new = column
+        if rng.random() < share and column.name == key.name:
+            new = replace(column, pool="pseudo", values=())
+        elif rng.random() < share and column.name != key.name:
+            new = _invent(column, rng)
+        made.append(column if new.name in {c.name for c in made} else new)
+    return made
+
+
+def _sample_table(domains: list[Domain], rng: random.Random, invented: float) -> Table:
     domain = rng.choice(domains)
     key, others = domain.columns[0], list(domain.columns[1:])
     if rng.random() < 0.35:
@@ -267,6 +324,8 @@ def _sample_table(domains: list[Domain], rng: random.Random) -> Table:
     chosen = [key, *rng.sample(others, count)]
     if rng.random() < 0.4:
         rng.shuffle(chosen)
+    if invented:
+        chosen = _with_inventions(chosen, key, invented, rng)
     numbered = rng.random() < 0.3
     name = f"table_name_{rng.choice(_table_numbers())}" if numbered else rng.choice(domain.tables)
     text_type = "VARCHAR" if rng.random() < 0.9 else "TEXT"
@@ -727,13 +786,19 @@ def _question(table: Table, key: Column, rng: random.Random) -> Question:
     return Question(table, text, gold)
 
 
-def training_groups(rng: random.Random, size: int) -> Iterator[list[Question]]:
-    """Yield groups of `size` questions over one table each, without end."""
+def training_groups(
+    rng: random.Random, size: int, invented: float = 0.0
+) -> Iterator[list[Question]]:
+    """Yield groups of `size` questions over one table each, without end.
+
+    `invented` is the share of columns that get an invented name and values of random letters.
+    """
     domains = training_domains()
-    keys = {domain.nouns: domain.columns[0] for domain in domains}
+    keys = {domain.nouns: domain.columns[0].name for domain in domains}
     while True:
-        table = _sample_table(domains, rng)
-        yield [_question(table, keys[table.nouns], rng) for _ in range(size)]
+        table = _sample_table(domains, rng, invented)
+        key = next(column for column in table.columns if column.name == keys[table.nouns])
+        yield [_question(table, key, rng) for _ in range(size)]
 
 
 # --- checking an answer ------------------------------------------------------------------------

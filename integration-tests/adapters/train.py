@@ -34,6 +34,7 @@ class Plan:
     learning_rate: float
     groups_per_batch: int
     group_size: int
+    invented: float = 0.0  # share of invented columns, for the sql task
 
 
 @dataclass(frozen=True)
@@ -62,10 +63,12 @@ def plan_for(task: str) -> Plan:
     return Plan(lora, steps=80, learning_rate=1e-3, groups_per_batch=4, group_size=4)
 
 
-def example_groups(task: str, rng: random.Random, size: int) -> Iterator[list[Example]]:
+def example_groups(
+    task: str, rng: random.Random, size: int, invented: float
+) -> Iterator[list[Example]]:
     """Yield groups of examples that share the beginning of their prompts."""
     if task == "sql":
-        for group in sql_data.training_groups(rng, size):
+        for group in sql_data.training_groups(rng, size, invented):
             yield [(question.prompt, sql_data.completion(question)) for question in group]
     else:
         yield from json_data.training_groups(rng, size)
@@ -150,7 +153,7 @@ def _batches(
     task: str, plan: Plan, rng: random.Random, tokenizer: PreTrainedTokenizerFast
 ) -> Iterator[Batch]:
     """Yield batches of groups of similar length, the lengths in random order."""
-    groups = example_groups(task, rng, plan.group_size)
+    groups = example_groups(task, rng, plan.group_size, plan.invented)
     ahead = 8
     while True:
         pool = [next(groups) for _ in range(plan.groups_per_batch * ahead)]
@@ -161,11 +164,19 @@ def _batches(
             yield make_batch(pool[start : start + plan.groups_per_batch], tokenizer)
 
 
-def train(task: str, plan: Plan, seed: int) -> PeftModel:
+def start(plan: Plan, resume: Path | None) -> PeftModel:
+    """Return the model with a fresh adapter, or with the saved one, in fp32 for training."""
+    if resume is None:
+        fresh: PeftModel = get_peft_model(load_model(), plan.lora)
+        return fresh
+    return PeftModel.from_pretrained(load_model(), resume, is_trainable=True).float()
+
+
+def train(task: str, plan: Plan, seed: int, resume: Path | None) -> PeftModel:
     """Train the adapter and return the model that holds it."""
     torch.manual_seed(seed)
     tokenizer = load_tokenizer()
-    model: PeftModel = get_peft_model(load_model(), plan.lora)
+    model = start(plan, resume)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=plan.learning_rate, weight_decay=0.0)
     warmup = torch.optim.lr_scheduler.LinearLR(optimizer, 0.05, 1.0, WARMUP_STEPS)
@@ -216,16 +227,18 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for the adapter")
     parser.add_argument("--steps", type=int, help="default: the plan's number")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--resume", type=Path, help="train this adapter further")
+    parser.add_argument("--invented", type=float, default=0.0, help="sql: invented columns")
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     sql_data.check_disjoint()
     json_data.check_disjoint()
-    plan = plan_for(arguments.task)
+    plan = replace(plan_for(arguments.task), invented=arguments.invented)
     if arguments.steps:
         plan = replace(plan, steps=arguments.steps)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    save(train(arguments.task, plan, arguments.seed), arguments.out)
+    save(train(arguments.task, plan, arguments.seed, arguments.resume), arguments.out)
     for name in KEPT_FILES:
         print(f"{name}: {(arguments.out / name).stat().st_size} bytes")
 

@@ -96,7 +96,10 @@ def test_random_leases_leave_the_leased_deltas_in_the_tables(
             zero = torch.zeros(site.out_features, site.in_features)
             parts = [weight * expected[key].get(site.name, zero) for key, weight in held.mix]
             torch.testing.assert_close(
-                delta_in_table(arena, held.slot, site), torch.stack(parts).sum(0).double(), rtol=1e-5, atol=1e-5
+                delta_in_table(arena, held.slot, site),
+                torch.stack(parts).sum(0).double(),
+                rtol=1e-5,
+                atol=1e-5,
             )
         while leases and choose.random() < 0.5:
             store.release(leases.pop(choose.randrange(len(leases))))

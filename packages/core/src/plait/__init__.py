@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from plait.async_llm_engine import AsyncEngineArgs, AsyncLLMEngine
     from plait.engine_args import EngineArgs
     from plait.llm import LLM
     from plait.llm_engine import LLMEngine
@@ -22,6 +23,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "LLM",
+    "AsyncEngineArgs",
+    "AsyncLLMEngine",
     "CompletionOutput",
     "EngineArgs",
     "LLMEngine",
@@ -36,6 +39,8 @@ __all__ = [
 
 _HOMES = {
     "LLM": "plait.llm",
+    "AsyncEngineArgs": "plait.async_llm_engine",
+    "AsyncLLMEngine": "plait.async_llm_engine",
     "CompletionOutput": "plait.outputs",
     "EngineArgs": "plait.engine_args",
     "LLMEngine": "plait.llm_engine",

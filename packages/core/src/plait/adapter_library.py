@@ -56,7 +56,6 @@ class AdapterLibrary:
         key = self._held.pop(request_id, None)
         if key is not None:
             self.catalog.drop(key)
-            self._forget_leaving()
 
     def add(self, handle: LoRARequest) -> bool:
         """Read an adapter into host memory under its id.
@@ -85,7 +84,7 @@ class AdapterLibrary:
         if key is not None:
             self._unpin(lora_int_id)
             self._leaving.add(key)
-            self._forget_leaving()
+            self.tidy()
         return known
 
     def pin(self, lora_int_id: int) -> bool:
@@ -110,21 +109,31 @@ class AdapterLibrary:
         """Return the ids that are known."""
         return set(self.catalog.ids())
 
-    def _resolve(self, handle: LoRARequest) -> AdapterKey | None:
-        key = self.catalog.resolve(handle)
-        if key is not None:
-            self.store.register(key, self.catalog.get(key).layout.runs)
-        return key
-
-    def _unpin(self, lora_int_id: int) -> None:
-        key = self._pinned.pop(lora_int_id, None)
-        if key is not None and key not in self._pinned.values():
-            self.store.unpin(key)
-
-    def _forget_leaving(self) -> None:
+    def tidy(self) -> None:
+        """Give up the memory of removed and replaced adapters that nobody runs any more."""
+        if not self._leaving:
+            return
         named = {self.catalog.key_of(lora_int_id) for lora_int_id in self.catalog.ids()}
         self._leaving -= named
         held = set(self._held.values())
         for key in self._leaving - held:
             if self.store.forget(key):
                 self._leaving.discard(key)
+
+    def _resolve(self, handle: LoRARequest) -> AdapterKey | None:
+        before = self.catalog.key_of(handle.lora_int_id)
+        key = self.catalog.resolve(handle)
+        if key is None:
+            return None
+        self.store.register(key, self.catalog.get(key).layout.runs)
+        if before is not None and before != key:
+            self._leaving.add(before)
+            if handle.lora_int_id in self._pinned:
+                self._unpin(handle.lora_int_id)
+                self.pin(handle.lora_int_id)
+        return key
+
+    def _unpin(self, lora_int_id: int) -> None:
+        key = self._pinned.pop(lora_int_id, None)
+        if key is not None and key not in self._pinned.values():
+            self.store.unpin(key)

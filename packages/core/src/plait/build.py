@@ -161,6 +161,8 @@ def _adapters(
         served_groups=SERVED_GROUPS,
         chunk_bytes=memory.chunk_bytes,
         tile_rows=tile_rows,
+        base_weight=model.base_weight,
+        target_modules=args.lora_target_modules,
     )
     # Every running request may have a mix of its own.
     store = AdapterStore(memory.num_chunks, num_slots=max_num_seqs, max_loras=args.max_loras)

@@ -72,6 +72,8 @@ class EngineArgs:
         "auto" (the model's) or a dtype.
     lora_memory_bytes : int | None
         Device memory for adapters; default: a share of what the machine has left.
+    lora_target_modules : list[str] | None
+        Serve adapters on modules of these names only (``"q_proj"``, …); default: on all.
     kernels : str | dict[str, str] | None
         Which backends run which ops, ``"lora=cuda,triton;*=torch"``; default: ``PLAIT_KERNELS``,
         else automatic.
@@ -105,6 +107,7 @@ class EngineArgs:
     max_cpu_loras: int | None = None
     lora_dtype: str = "auto"
     lora_memory_bytes: int | None = None
+    lora_target_modules: list[str] | None = None
     kernels: str | dict[str, str] | None = field(default=None)
 
     def __init__(self, model: str, **keywords: Any) -> None:

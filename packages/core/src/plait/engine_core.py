@@ -126,3 +126,4 @@ class EngineCore:
             for output in outputs:
                 if output.finish_reason is not None:
                     self.adapters.release(output.request_id)
+            self.adapters.tidy()

@@ -108,7 +108,6 @@ REFUSED: Mapping[str, tuple[tuple[Any, ...], str]] = MappingProxyType(
         "limit_mm_per_prompt": ((None, {}), _TEXT_ONLY),
         "logits_processors": ((None, [], ()), "custom logits processors are not supported"),
         "logprobs_mode": ((None, "raw_logprobs"), "logprobs are those of the raw logits"),
-        "lora_target_modules": ((None,), _NOT_YET),
         "mamba_cache_dtype": ((None, "auto"), "no served architecture has state-space layers"),
         "max_logprobs": ((None, 20, -1), "every number of logprobs is served"),
         "media_io_kwargs": ((None, {}), _TEXT_ONLY),

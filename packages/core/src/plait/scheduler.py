@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from plait.block_pool import BlockPool
     from plait.messages import CoreRequest
     from plait.plan import StepPlan, StepResult
-    from plait_lora.identity import AdapterKey, Mix
     from plait_lora.commands import StoreCommands
+    from plait_lora.identity import AdapterKey, Mix
     from plait_lora.store import AdapterStore
     from plait_sampling.token_logprobs import TokenLogprobs
 

@@ -51,9 +51,7 @@ class RequestsFailed(PlaitError, ValueError):
         One output a request, in the order of the call; a failed one has ``error`` set.
     """
 
-    def __init__(
-        self, message: str, errors: dict[int, PlaitError], outputs: list[object]
-    ) -> None:
+    def __init__(self, message: str, errors: dict[int, PlaitError], outputs: list[object]) -> None:
         super().__init__(message)
         self.errors = errors
         self.outputs = outputs

@@ -13,10 +13,11 @@ from plait_lora.host_tier import HostTier
 from plait_lora.identity import AdapterKey, fresh_key
 from plait_lora.reader import AdapterReader, ReadAdapter
 from plait_lora.site_index import SiteIndex
+from plait_lora.target_modules import check_target_modules
 from plait_lora.tensor_checks import BaseWeight, Sites
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     import torch
 
@@ -53,6 +54,9 @@ class AdapterCatalog:
         Site groups at which adapters are served; others are refused by name.
     tile_rows : int
         Of the arena.
+    target_modules : Collection[str], optional
+        Names of modules (``"q_proj"``) that adapters act on; what an adapter has for others is left
+        out. None: all.
     base_weight : Callable[[LoraSite], Tensor | None], optional
         The model's own weight at an ``embed`` or ``head`` site, [vocabulary, hidden]. PEFT adds a
         copy of it to adapters that target the head; with this it is compared. Without, the copy
@@ -74,6 +78,7 @@ class AdapterCatalog:
         max_cpu_loras: int | None = None,
         served_groups: Iterable[str] = SERVED_GROUPS,
         tile_rows: int = TILE_ROWS,
+        target_modules: Collection[str] | None = None,
         base_weight: BaseWeight | None = None,
     ) -> None:
         _check_cap("max_lora_rank", max_lora_rank)
@@ -82,6 +87,7 @@ class AdapterCatalog:
             Sites(SiteIndex(sites), frozenset(served_groups), base_weight),
             HostFormat(dtype, chunk_bytes, tile_rows),
             max_lora_rank,
+            None if target_modules is None else check_target_modules(target_modules, sites),
         )
         self._tier = HostTier(max_cpu_loras)
         self._handles = Handles()

@@ -12,6 +12,7 @@ from plait_lora.adapter import Adapter, HostFormat, build_adapter, key_of
 from plait_lora.files import AdapterStat, read_adapter
 from plait_lora.peft_config import PeftConfig, decode_config
 from plait_lora.peft_weights import SiteWeights, parse_weights
+from plait_lora.target_modules import keep_target_modules
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,11 +50,14 @@ class AdapterReader:
     sites : Sites
     form : HostFormat
     max_lora_rank : int | None
+    target_modules : frozenset[str] | None
+        Names of the modules that adapters act on; None = all.
     """
 
     sites: Sites
     form: HostFormat
     max_lora_rank: int | None
+    target_modules: frozenset[str] | None
 
     def read(self, request: LoRARequest, where: str) -> ReadAdapter:
         """Read the files of a handle, once; AdapterError if they cannot be honoured exactly."""
@@ -81,6 +85,8 @@ class AdapterReader:
         self, config: PeftConfig, tensors: Mapping[str, torch.Tensor], where: str
     ) -> tuple[SiteWeights, ...]:
         weights = parse_weights(config, tensors, self.sites, where)
+        if self.target_modules is not None:
+            weights = keep_target_modules(weights, self.target_modules, where)
         highest = max(weights, key=lambda each: each.a.shape[0])
         rank = highest.a.shape[0]
         if self.max_lora_rank is not None and rank > self.max_lora_rank:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 from plait_lora.identity import BASE_MIX, AdapterKey, Mix
 
 
@@ -22,7 +24,10 @@ class SlotTable:
         self._told: list[Mix] = [BASE_MIX] * num_slots
         self._users = [0] * num_slots
         self._slot_of: dict[Mix, int] = {}
-        self._idle = dict.fromkeys(range(num_slots))  # in order: unassigned or longest unused first
+        # unassigned slots first, then the longest unused
+        self._idle: OrderedDict[int, None] = OrderedDict.fromkeys(range(num_slots))
+        # slots that name an adapter, or have named it since it came to the device
+        self._named: dict[AdapterKey, set[int]] = {}
         self._changed: set[int] = set()
         self._stale: set[int] = set()  # told of an adapter that has been evicted since
 
@@ -39,6 +44,8 @@ class SlotTable:
             self._mixes[slot] = mix
             self._slot_of[mix] = slot
             self._changed.add(slot)
+            for key, _ in mix:
+                self._named.setdefault(key, set()).add(slot)
         self._idle.pop(slot, None)
         self._users[slot] += 1
         return slot
@@ -52,14 +59,14 @@ class SlotTable:
 
     def drop_adapter(self, key: AdapterKey) -> None:
         """Empty the slots whose mix names an adapter that leaves the device; none is in use."""
-        for slot, mix in enumerate(self._mixes):
+        for slot in sorted(self._named.pop(key, ())):
             if _names(self._told[slot], key):
                 self._stale.add(slot)
                 self._changed.add(slot)
-            if _names(mix, key):
+            if _names(self._mixes[slot], key):
                 assert not self._users[slot], "an adapter in use was evicted"
                 self._unassign(slot)
-                self._idle = {slot: None, **{other: None for other in self._idle if other != slot}}
+                self._idle.move_to_end(slot, last=False)
 
     def take_changes(self) -> tuple[tuple[int, ...], tuple[tuple[int, Mix], ...]]:
         """Return what the device must be told: slots to release, then (slot, mix) to assign."""

@@ -200,13 +200,11 @@ class AdapterStore:
             return
         fixed = [entry for entry in self._resident.values() if entry.pinned]
         wanted = [entry for entry in entries if entry not in fixed]
-        pool = self._pool.copy()
-        for entry in self._resident.values():
-            if not entry.pinned:
-                pool.free(entry.chunks, entry.runs)
         count = len(fixed) + len(wanted)
         runs = [length for entry in wanted for length in entry.runs]
-        free = pool.num_free
+        # An empty arena holds any runs that are not longer than it in sum; only pinned adapters
+        # can leave gaps that are too short.
+        free = self._pool.num_chunks - sum(sum(entry.runs) for entry in fixed)
         if self._max_loras is not None and count > self._max_loras:
             msg = (
                 f"the request needs {len(entries)} adapters on the device at once and "
@@ -214,14 +212,21 @@ class AdapterStore:
                 f"max_loras is {self._max_loras}; raise max_loras or unpin adapters"
             )
             raise OutOfMemoryError(msg)
-        if pool.allocate(runs) is None:
+        if sum(runs) > free or (fixed and not self._fits_between_pinned(runs)):
             msg = (
                 f"the adapters of the request need {sum(runs)} chunks (longest run {max(runs)}), "
-                f"but of the {pool.num_chunks} chunks of adapter memory at most {free} can be "
-                f"freed ({len(fixed)} adapters are pinned); give adapters more memory, unpin "
-                f"some, or use adapters of lower rank"
+                f"but of the {self._pool.num_chunks} chunks of adapter memory at most {free} "
+                f"can be freed ({len(fixed)} adapters are pinned); give adapters more memory, "
+                f"unpin some, or use adapters of lower rank"
             )
             raise OutOfMemoryError(msg)
+
+    def _fits_between_pinned(self, runs: list[int]) -> bool:
+        pool = self._pool.copy()
+        for entry in self._resident.values():
+            if not entry.pinned:
+                pool.free(entry.chunks, entry.runs)
+        return pool.allocate(runs) is not None
 
     def _make_resident(self, entries: tuple[Entry, ...]) -> bool:
         missing = [entry for entry in entries if not entry.resident]

@@ -94,6 +94,12 @@ class Model(Protocol):
     def sites(self) -> tuple[LoraSite, ...]:
         """Where adapters may act; ``sites[i].index == i``."""
 
+    def base_weight(self, site: LoraSite) -> torch.Tensor | None:
+        """Return the weight at an ``embed`` or ``head`` site, [vocab_size, hidden].
+
+        None of any other site. PEFT puts a copy of it into adapters that target the head.
+        """
+
     def forward(self, inputs: StepInputs) -> torch.Tensor:
         """Run the layers on the tokens of a step, and write their k and v to the cache.
 

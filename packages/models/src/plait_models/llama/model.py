@@ -53,6 +53,7 @@ class LlamaModel:
             device=device,
             weight_bytes=weights.nbytes,
         )
+        self._outer = {"embed": weights.embedding, "head": weights.head.weight}
         sites = make_sites(config)
         self.sites: tuple[LoraSite, ...] = sites.all
         cos_sin = cos_sin_table(config.rope_inv_freq, config.max_position).to(device)
@@ -61,6 +62,10 @@ class LlamaModel:
             Network(config, weights, sites, cos_sin, kernels)
             for kernels in bind(table, config, self.info.dtype_name, block_size)
         )
+
+    def base_weight(self, site: LoraSite) -> torch.Tensor | None:
+        """Return the weight at the embedding or the head; see ``plait_models.Model``."""
+        return self._outer.get(site.group)
 
     def forward(self, inputs: StepInputs) -> torch.Tensor:
         """Run the layers; see ``plait_models.Model.forward``."""
