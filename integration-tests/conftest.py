@@ -22,8 +22,8 @@ from plait.demo.model import adapter_path, find_demo_model
 OUTPUT_TOKENS = 64
 
 RANDOM_ADAPTERS: dict[str, dict[str, Any]] = {
-    "rank1": {"r": 1, "target_modules": ["q_proj", "v_proj"]},
-    "rank5": {"r": 5, "target_modules": ["o_proj", "down_proj", "lm_head"]},
+    "rank1": {"r": 1, "lora_alpha": 32, "target_modules": ["q_proj", "v_proj"]},
+    "rank5": {"r": 5, "lora_alpha": 32, "target_modules": ["o_proj", "down_proj", "lm_head"]},
     "rank8": {"r": 8, "target_modules": "all-linear", "use_rslora": True},
     "rank16": {
         "r": 16,
@@ -31,7 +31,12 @@ RANDOM_ADAPTERS: dict[str, dict[str, Any]] = {
         "rank_pattern": {"k_proj": 3},
         "alpha_pattern": {"gate_proj": 40},
     },
-    "rank64": {"r": 64, "target_modules": ["gate_proj", "up_proj"], "layers_to_transform": [2, 17]},
+    "rank64": {
+        "r": 64,
+        "lora_alpha": 256,
+        "target_modules": ["gate_proj", "up_proj"],
+        "layers_to_transform": [2, 17],
+    },
 }
 """Different ranks on different sites; what is not given is peft's default."""
 

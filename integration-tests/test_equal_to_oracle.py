@@ -33,7 +33,7 @@ MIXED: tuple[tuple[str | None, str], ...] = (
     (None, GENERAL[1]),
     ("rank8", GENERAL[2]),
     ("rank16", prompts()[1]),
-    ("rank64", prompts()[2]),
+    ("rank64", GENERAL[1]),
     ("sql", prompts()[3]),
     ("json", GENERAL[0]),
     (None, LONG),

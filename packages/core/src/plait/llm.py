@@ -117,7 +117,8 @@ class LLM:
             except PlaitError as error:
                 errors[i] = error
         try:
-            finished = self._run(count - len(errors), use_tqdm=use_tqdm)
+            queued = {name for i, name in enumerate(names) if i not in errors}
+            finished = self._run(queued, use_tqdm=use_tqdm)
         finally:
             # Whatever stopped the loop, nothing of this call stays behind.
             self.llm_engine.abort_request(names)
@@ -143,12 +144,12 @@ class LLM:
         self.llm_engine.reset_prefix_cache()
         return True
 
-    def _run(self, count: int, *, use_tqdm: bool) -> dict[str, RequestOutput]:
+    def _run(self, names: set[str], *, use_tqdm: bool) -> dict[str, RequestOutput]:
         finished: dict[str, RequestOutput] = {}
-        with GenerationProgress(count, use_tqdm) as progress:
-            while len(finished) < count:
+        with GenerationProgress(len(names), use_tqdm) as progress:
+            while len(finished) < len(names):
                 for output in self.llm_engine.step():
-                    if output.finished:
+                    if output.finished and output.request_id in names:
                         finished[output.request_id] = output
                         progress.finish(output)
         return finished

@@ -13,7 +13,24 @@ if TYPE_CHECKING:
     from plait.outputs import RequestOutput
 
 
-class GenerationProgress:
+class _Progress:
+    """A bar that is closed at the end of a ``with`` block."""
+
+    _bar: tqdm[None]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._bar.close()
+
+
+class GenerationProgress(_Progress):
     """A bar of finished prompts, with input and output tokens a second.
 
     Parameters
@@ -54,19 +71,8 @@ class GenerationProgress:
             )
         self._bar.update(1)
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._bar.close()
-
-
-class LoadingProgress:
+class LoadingProgress(_Progress):
     """A bar of the bytes of weights that are read.
 
     Parameters
@@ -88,14 +94,3 @@ class LoadingProgress:
         """Show that ``done`` of ``total`` bytes are read."""
         self._bar.total = total
         self._bar.update(done - self._bar.n)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._bar.close()
