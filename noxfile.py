@@ -103,7 +103,7 @@ def build(session: nox.Session) -> None:
     packages = [str(ROOT / "packages" / name) for name in PACKAGES]
     wheel = (python, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation")
     session.run(*wheel, "--wheel-dir", str(wheelhouse), *packages, external=True)
-    empty = Path(session.create_tmp()) / "empty"
+    empty = Path(session.create_tmp()).resolve() / "empty"
     _make(session, empty, "--find-links", str(wheelhouse), "plait")
     program = ROOT / "integration-tests" / "seed_program.py"
     with session.chdir(empty):

@@ -58,7 +58,7 @@ def _run(max_tokens: int) -> None:
 
 
 def _show(name: str, text: str) -> None:
-    answer = textwrap.shorten(text, 3 * _WIDTH, placeholder=" …")
+    answer = textwrap.shorten(text, 3 * _WIDTH, placeholder=" …") or "(ends at once, with no text)"
     indent = " " * 15
     print(textwrap.fill(answer, _WIDTH, initial_indent=f"  {name:13}", subsequent_indent=indent))
 
