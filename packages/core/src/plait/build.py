@@ -72,7 +72,7 @@ def build_core(args: EngineArgs) -> EngineCore:
     sampler = Sampler.from_table(table, model.info.vocab_size)
     kv = _kv_cache(model, memory.num_blocks, args.block_size)
     runner = Runner(model, rows, sampler, kv, adapter_device)
-    info = CoreInfo(model.info.vocab_size, max_model_len, args.enable_lora)
+    info = CoreInfo(model.info.vocab_size, max_model_len)
     return EngineCore(scheduler, runner, library, info)
 
 

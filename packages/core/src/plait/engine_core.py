@@ -25,12 +25,10 @@ class CoreInfo:
     vocab_size : int
     max_model_len : int
         Longest sequence in tokens.
-    enable_lora : bool
     """
 
     vocab_size: int
     max_model_len: int
-    enable_lora: bool
 
 
 class EngineCore:

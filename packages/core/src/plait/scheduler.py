@@ -16,13 +16,11 @@ from plait.request import Request, RequestState
 from plait_kernels.errors import InputError, PlaitError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from plait.block_pool import BlockPool
     from plait.messages import CoreRequest
     from plait.plan import StepPlan, StepResult
     from plait_lora.commands import StoreCommands
-    from plait_lora.identity import AdapterKey, Mix
+    from plait_lora.identity import Mix
     from plait_lora.store import AdapterStore
     from plait_sampling.token_logprobs import TokenLogprobs
 
@@ -332,7 +330,3 @@ class Scheduler:
         hashes = request.hashes(self.config.block_size, full)
         for block, digest in zip(request.blocks, hashes, strict=False):
             self.pool.remember(block, digest)
-
-    def in_use(self) -> Iterable[AdapterKey]:
-        """Return the adapters that unfinished requests run."""
-        return {key for request in self.requests.values() for key, _ in request.mix}
