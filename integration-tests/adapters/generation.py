@@ -1,13 +1,26 @@
-"""Generators of completions for the evaluation scripts: plait, or transformers with peft."""
+"""What the evaluation scripts share: generators of completions, scoring, the command line."""
 
 import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 from base import MAX_NEW_TOKENS, STOP, gguf_path
+from sql_data import cut
 
 ADAPTERS = Path(__file__).parents[2] / "packages/core/src/plait/demo/adapters"
 BATCH = 8
+
+
+class HasPrompt(Protocol):
+    """A held-out question."""
+
+    @property
+    def prompt(self) -> str:
+        """What the model is asked."""
+
+
+QuestionT = TypeVar("QuestionT", bound=HasPrompt)
 
 Generate = Callable[[Sequence[str], Path | None], list[str]]
 """Complete the prompts greedily, with the adapter in the folder or with the base alone."""
@@ -75,8 +88,38 @@ def generator(engine: str) -> Generate:
     return plait_generator() if engine == "plait" else peft_generator()
 
 
-def parser(description: str | None, adapter: str) -> argparse.ArgumentParser:
-    """Return the command line that the evaluation scripts share."""
+def evaluate(
+    description: str | None,
+    adapter: str,
+    questions: Sequence[QuestionT],
+    check: Callable[[QuestionT, str], bool],
+    *,
+    goal: int,
+    base_below: int,
+) -> int:
+    """Run the command line of an evaluation script; return 0 when the goals are met."""
+    arguments = _parser(description, adapter).parse_args()
+    generate = generator(arguments.engine)
+    prompts = [question.prompt for question in questions]
+
+    def score(folder: Path | None) -> int:
+        right = 0
+        for question, completion in zip(questions, generate(prompts, folder), strict=True):
+            passed = check(question, completion)
+            right += passed
+            if arguments.show:
+                print("ok  " if passed else "FAIL", question.prompt.split("\n\n")[-1])
+                print("     ", cut(completion))
+        return right
+
+    trained = score(arguments.adapter)
+    print(f"{adapter} adapter: {trained}/{len(questions)}", flush=True)
+    base = score(None)
+    print(f"base: {base}/{len(questions)}")
+    return 0 if trained >= goal and base < base_below else 1
+
+
+def _parser(description: str | None, adapter: str) -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=description)
     made.add_argument("--engine", choices=("plait", "peft"), default="plait")
     made.add_argument("--adapter", type=Path, default=ADAPTERS / adapter)

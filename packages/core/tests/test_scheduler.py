@@ -208,6 +208,23 @@ def test_an_id_in_use_is_refused_and_the_first_request_goes_on(
     assert len(scene.tokens("x")) == 8
 
 
+def test_commands_of_broken_steps_are_given_again_in_their_order(
+    core_request: MakeRequest, simulated_runner: Callable[..., Any]
+) -> None:
+    scene = Scene(simulated_runner)
+    scheduler = scene.scheduler
+    planned = []
+    for adapter in (1, 2):
+        scheduler.add(core_request(f"a{adapter}", [1, 2], adapter=adapter))
+        for request in scheduler.resolving():
+            scheduler.resolved(request, ((scene.key(adapter), 1.0),))
+        planned.append(scheduler.schedule().commands)
+    scheduler.roll_back()
+    assert scheduler.schedule().commands == planned[0]
+    scheduler.roll_back()
+    assert [scheduler.schedule().commands for _ in planned] == planned
+
+
 @pytest.mark.parametrize("module", ["plait.scheduler", "plait.block_pool", "plait_lora.store"])
 def test_the_books_need_no_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"

@@ -145,7 +145,8 @@ class Scheduler:
         Nobody knows how far it came: running requests are computed again, and the adapter
         commands, which may be carried out twice, come first in the next steps.
         """
-        self._redo += [record.commands for record in self._in_flight if record.commands]
+        # Ahead of commands that already wait to be given again: those are later ones.
+        self._redo[:0] = [record.commands for record in self._in_flight if record.commands]
         self._in_flight.clear()
         for request in list(self.running):
             self._preempt(request)
