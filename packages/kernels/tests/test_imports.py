@@ -39,9 +39,10 @@ for name in plait_kernels.__all__:
 def test_choosing_imports_no_torch() -> None:
     code = """
 from plait_kernels import BUCKETS, OPS, Device, KernelRequest, OpConfig, load_backends
+from plait_kernels.loader import BUILT_IN
 from plait_kernels.selection import choose
 configs = [OpConfig.of(op, dtype="float32", bucket=b, max_tokens=8) for op in OPS for b in BUCKETS]
-choices = choose(configs, load_backends(), KernelRequest.parse("lora=reference"), Device())
+choices = choose(configs, load_backends(BUILT_IN), KernelRequest.parse("lora=reference"), Device())
 names = {choice.config.op: choice.chosen.backend.name for choice in choices}
 assert names.pop("lora") == "reference"
 assert set(names.values()) == {"torch"} and len(names) == 9, names

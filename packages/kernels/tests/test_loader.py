@@ -162,7 +162,7 @@ def test_of_two_backends_of_one_name_the_first_is_kept(make_plugin: MakePlugin) 
     assert backend.kernels[0].factory == "first:make"
     (failure,) = loaded.failures
     assert (failure.name, "two" in failure.origin) == ("same", True)
-    assert "already called 'same'" in failure.reason
+    assert "'same' is already the backend of entry point one = " in failure.reason
     assert "uninstall" in failure.remedy
 
 
@@ -193,6 +193,27 @@ def test_installed_distributions_are_found_after_the_built_in_backends(
     failure = loaded.failure("torch")
     assert failure is not None
     assert "of plait-aaa 1.2" in failure.origin
+
+
+def test_a_failure_names_the_distribution_to_repair(
+    make_plugin: MakePlugin, tmp_path: Path
+) -> None:
+    install(tmp_path, make_plugin("import a_library_that_is_missing").value)
+    failure = load_backends().failure("acme")
+    assert failure is not None
+    assert failure.remedy == "repair or uninstall plait-acme, or install what it needs"
+
+
+def test_damaged_metadata_hinders_nothing(make_plugin: MakePlugin, tmp_path: Path) -> None:
+    install(tmp_path, make_plugin("1 / 0").value, "aaa")
+    install(tmp_path, make_plugin(GOOD).value)
+    for metadata in tmp_path.glob("*.dist-info/METADATA"):
+        metadata.unlink()
+    loaded = load_backends()
+    assert loaded.get("good") is not None
+    failure = loaded.failure("aaa")
+    assert failure is not None
+    assert failure.remedy.startswith("repair or uninstall the distribution that brings it")
 
 
 def test_the_metadata_of_an_installed_plait_loads_nothing_twice(tmp_path: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from importlib.metadata import EntryPoint
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,12 +18,17 @@ from plait_kernels.errors import KernelError
 from plait_kernels.ops import OPS
 from plait_kernels.probe import device_of
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 
 @pytest.fixture(autouse=True)
-def _cpu_without_request(monkeypatch: pytest.MonkeyPatch) -> None:
+def _bare_cpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No GPU, no request, and of the installed backends only those of the test."""
+    installed = importlib.metadata.entry_points
+
+    def of_the_test(group: str) -> list[EntryPoint]:
+        folders = [(found, found.dist.locate_file("")) for found in installed(group=group)]
+        return [found for found, folder in folders if Path(str(folder)) == tmp_path]
+
+    monkeypatch.setattr(importlib.metadata, "entry_points", of_the_test)
     monkeypatch.delenv("PLAIT_KERNELS", raising=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
@@ -52,6 +59,18 @@ def plait_kernel_backend():
         Kernel("lora", "nowhere:make", supports=reasons, priority=5),
         Kernel("sample", "nowhere:make", devices=("cuda",)),
     ))
+"""
+
+
+WIDE = """
+from plait_kernels import Backend, Kernel, hookimpl
+
+def reasons(config):
+    return (f"hidden is {config.get('hidden')}",) if config.get("hidden") < 64 else ()
+
+@hookimpl
+def plait_kernel_backend():
+    return Backend("wide", (Kernel("rms_norm", "nowhere:make", supports=reasons, priority=1),))
 """
 
 
@@ -87,7 +106,7 @@ def test_the_table_shows_every_op_and_backend(capsys: pytest.CaptureFixture[str]
     assert [title for title in titles if title in OPS] == list(OPS)
     assert statuses(out, "reference") == ["usable, by name only"] * len(OPS)
     of_torch = dict(zip(OPS, statuses(out, "torch"), strict=True))
-    assert of_torch.pop("lora") == "decode: usable | prefill: chosen"
+    assert of_torch.pop("lora") == "decode: usable (priority 0) | prefill: chosen"
     assert set(of_torch.values()) == {"chosen"}
     of_fast = dict(zip(OPS, statuses(out, "fast"), strict=True))
     assert of_fast.pop("lora") == "decode: chosen | prefill: not usable: only for decode"
@@ -102,7 +121,7 @@ def test_failures_of_loading_are_printed_with_their_remedy(
     assert main([]) == 0
     out = capsys.readouterr().out
     assert "backend 'broken' (entry point broken = plait_broken of plait-broken 1.0)" in out
-    assert "repair or uninstall" in out
+    assert "repair or uninstall plait-broken" in out
 
 
 @pytest.mark.usefixtures("plugins")
@@ -130,6 +149,30 @@ def test_a_request_that_cannot_be_honoured_exits_with_2(
     text: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["--kernels", text]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_params_stand_in_for_a_small_models(
+    plugins: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install(plugins, "wide", WIDE)
+    assert main(["--param", "hidden=50", "--param", "window=8", "--param", "format=q4_0"]) == 2
+    out, err = capsys.readouterr()
+    of_torch = dict(zip(OPS, statuses(out, "torch"), strict=True))
+    assert of_torch["attention"] == "not usable: window=8 is not implemented"
+    assert of_torch["linear"] == "not usable: weight format 'q4_0' is not implemented"
+    of_wide = dict(zip(OPS, statuses(out, "wide"), strict=True))
+    assert of_wide["rms_norm"] == "not usable: hidden is 50"
+    assert of_torch["rms_norm"] == "chosen"
+    assert "no kernel for linear[float32, bias=False, format=q4_0" in err
+
+
+@pytest.mark.parametrize("text", ["hiden=50", "hidden", "=50"])
+def test_an_unknown_param_exits_with_2(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--param", text])
+    assert caught.value.code == 2
+    message = f"{text!r} is not NAME=VALUE with a name of bias, block_size"
     assert message in capsys.readouterr().err
 
 

@@ -48,6 +48,10 @@ def raises(*_: object) -> Any:
     raise OSError(message)
 
 
+def not_reasons(source: str, answer: str) -> str:
+    return f"{source} returned {answer}, not a tuple of reasons; report this to its makers"
+
+
 def test_auto_takes_the_highest_priority() -> None:
     assert name_of(one("a"), one("b", priority=2), one("c", priority=1)) == "b"
 
@@ -85,6 +89,11 @@ def test_of_one_backends_kernels_the_highest_priority_that_can() -> None:
         ({"supports": raises}, CPU, "its supports() raised OSError: driver too old"),
         ({"probe": lambda device: (f"no library on {device.type}",)}, CPU, "no library on cpu"),
         ({"probe": raises}, CPU, "its probe raised OSError: driver too old"),
+        ({"supports": lambda config: "no"}, CPU, not_reasons("its supports()", "'no'")),
+        ({"supports": lambda config: True}, CPU, not_reasons("its supports()", "True")),
+        ({"supports": lambda config: None}, CPU, not_reasons("its supports()", "None")),
+        ({"supports": lambda config: (1,)}, CPU, not_reasons("its supports()", "(1,)")),
+        ({"probe": lambda device: False}, CPU, not_reasons("its probe", "False")),
     ],
 )
 def test_what_cannot_is_dropped_with_its_reason(

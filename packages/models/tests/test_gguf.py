@@ -53,6 +53,12 @@ def neighbours(weight: np.ndarray, heads: int) -> np.ndarray:
     return split.swapaxes(1, 2).reshape(weight.shape)
 
 
+def halves(weight: np.ndarray, heads: int) -> np.ndarray:
+    """Undo ``neighbours``."""
+    split = weight.reshape(heads, weight.shape[0] // heads // 2, 2, *weight.shape[1:])
+    return split.swapaxes(1, 2).reshape(weight.shape)
+
+
 def write_gguf(
     path: Path,
     oracle: Any,
@@ -60,6 +66,7 @@ def write_gguf(
     *,
     metadata: dict[str, Any] | None = None,
     extra: dict[str, np.ndarray] | None = None,
+    packed: dict[str, tuple[np.ndarray, Types]] | None = None,
 ) -> Path:
     config = oracle.config
     writer = gguf.GGUFWriter(path, "llama")
@@ -75,6 +82,10 @@ def write_gguf(
         add = writer.add_string if isinstance(value, str) else writer.add_float32
         add(key, value)
     for name, parameter in oracle.named_parameters():
+        if packed and name in packed:
+            data, one = packed[name]
+            writer.add_tensor(gguf_name(name), data, raw_dtype=one)
+            continue
         values = parameter.detach().numpy()
         if ".q_proj." in name:
             values = neighbours(values, config.num_attention_heads)
@@ -146,6 +157,52 @@ def test_formats_stay_within_their_precision(
             assert torch.equal(got, expected)
 
 
+def random_blocks(rng: np.random.Generator, rows: int, columns: int, kind: Types) -> np.ndarray:
+    """Pack random weights of both signs, some hundredths large, in blocks of Q4_K or Q6_K."""
+    blocks = rng.integers(0, 256, (rows, columns // 256, gguf.GGML_QUANT_SIZES[kind][1]), np.uint8)
+    scale = rng.uniform(0.5, 1.5, (rows, columns // 256, 1))
+    if kind == Types.Q4_K:
+        # scale · 6 bits · 4 bits − minimum · 6 bits
+        parts = (1e-4 * scale).astype(np.float16), (7.5e-4 * scale).astype(np.float16)
+        blocks[..., :4] = np.concatenate(parts, axis=-1).view(np.uint8)
+    else:
+        assert kind == Types.Q6_K
+        blocks[..., -2:] = (2e-5 * scale).astype(np.float16).view(np.uint8)
+    return blocks.reshape(rows, -1)
+
+
+def test_logits_of_a_file_of_mixed_types(
+    tmp_path: Path, tiny_checkpoint: Any, build_kernels: Any, paged_run: Any
+) -> None:
+    _, oracle = tiny_checkpoint({"hidden_size": 256, "intermediate_size": 512})
+    rng = np.random.default_rng(5)
+    packed = {}
+    # As llama-quantize mixes types in Q4_K_M: the head and some of v and down have more bits.
+    finer = ("lm_head", "layers.0.self_attn.v_proj", "layers.0.mlp.down_proj")
+    for name, parameter in oracle.named_parameters():
+        if parameter.ndim == 1:
+            continue
+        kind = Types.Q6_K if any(part in name for part in finer) else Types.Q4_K
+        rows, columns = parameter.shape
+        data = random_blocks(rng, rows, columns, kind)
+        packed[name] = data, kind
+        values = gguf.dequantize(data, kind)
+        if ".q_proj." in name:
+            values = halves(values, oracle.config.num_attention_heads)
+        elif ".k_proj." in name:
+            values = halves(values, oracle.config.num_key_value_heads)
+        parameter.data = torch.from_numpy(np.array(values))
+    path = write_gguf(tmp_path / "mixed.gguf", oracle, packed=packed)
+    assert {tensor.tensor_type for tensor in gguf.GGUFReader(path).tensors} == {
+        Types.F32,
+        Types.Q4_K,
+        Types.Q6_K,
+    }
+    got, expected = logits_of(path, build_kernels, paged_run), expected_logits(oracle)
+    assert expected.std() > 0.05
+    assert (got - expected).abs().max() < 1e-4 * expected.abs().max()
+
+
 def test_linear_scaling_and_rope_factors(tmp_path: Path, tiny_checkpoint: Any) -> None:
     _, oracle = tiny_checkpoint()
     plain = plait_models.read_config(write_gguf(tmp_path / "plain.gguf", oracle))
@@ -164,7 +221,7 @@ def test_linear_scaling_and_rope_factors(tmp_path: Path, tiny_checkpoint: Any) -
 @pytest.mark.parametrize(
     ("metadata", "words"),
     [
-        ({"llama.rope.scaling.type": "yarn"}, "yarn"),
+        ({"llama.rope.scaling.type": "yarn"}, "'yarn'; allowed: none, linear"),
         ({"llama.logit_scale": 2.0}, r"llama.logit_scale = 2"),
         ({"llama.rope.dimension_count": 4.0}, r"dimension_count is 4"),
         ({"llama.attention.value_length": 4.0}, r"value_length is 4"),

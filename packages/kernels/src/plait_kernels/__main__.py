@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import logging
 import os
 import sys
@@ -47,7 +48,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="REQUEST",
         help="as in LLM(kernels=…): 'lora=cuda,triton;*=torch' (default: PLAIT_KERNELS, then auto)",
     )
+    parser.add_argument(
+        "--param",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        type=_param,
+        help="of the ops that have it, instead of a small model's: 'hidden=4096'; may be repeated",
+    )
     options = parser.parse_args(argv)
+    params = dict(options.param)
     device = default_device()
     dtype = options.dtype or ("bfloat16" if device.type == "cuda" else "float32")
     loaded = load_backends()
@@ -62,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"device   {device.type} ({device.name}{capability if device.capability else ''})")
     print(f"dtype    {dtype}")
     print(f"request  {request}\n")
-    configs = [example(op, dtype, bucket) for op in OPS for bucket in BUCKETS]
+    configs = [example(op, dtype, bucket, params) for op in OPS for bucket in BUCKETS]
     _print_table(configs, loaded, request, device)
     _print_failures(loaded)
     try:
@@ -73,30 +83,51 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def example(op: str, dtype: str, bucket: str) -> OpConfig:
-    """Return a config of ``op`` as a small model has it."""
-    params: dict[str, Scalar]
-    match op:
-        case "rms_norm" | "fused_add_rms_norm":
-            params = {"hidden": 576}
-        case "rotary_embedding":
-            params = {"head_dim": 64, "rotary_dim": 64}
-        case "silu_and_mul":
-            params = {"features": 1536}
-        case "linear":
-            params = {"in_features": 576, "out_features": 1536, "format": "dense", "bias": False}
-        case "kv_write":
-            params = {"kv_heads": 3, "head_dim": 64, "block_size": 16}
-        case "attention":
-            params = {"heads": 9, "kv_heads": 3, "head_dim": 64, "block_size": 16, "scale": 0.125}
-        case "lora":
-            params = {"group": "qkv"}
-        case _:
-            assert op in LOGITS_OPS, f"no example of op {op!r}"
-            params = {"vocab": 49152}
-            dtype = "float32"
+def example(op: str, dtype: str, bucket: str, others: Mapping[str, Scalar]) -> OpConfig:
+    """Return a config of ``op`` as a small model has it, but for the parameters in ``others``."""
+    params = {name: others.get(name, value) for name, value in _params(op).items()}
+    # Models leave out the variants that they do not use.
+    params = {name: value for name, value in params.items() if value is not None}
+    if op in LOGITS_OPS:
+        dtype = "float32"
     tokens = 32 if bucket == "decode" else 2048
     return OpConfig.of(op, dtype=dtype, bucket=bucket, max_tokens=tokens, **params)
+
+
+def _params(op: str) -> dict[str, Scalar]:
+    match op:
+        case "rms_norm" | "fused_add_rms_norm":
+            return {"hidden": 576}
+        case "rotary_embedding":
+            return {"head_dim": 64, "rotary_dim": 64}
+        case "silu_and_mul":
+            return {"features": 1536}
+        case "linear":
+            return {"in_features": 576, "out_features": 1536, "format": "dense", "bias": False}
+        case "kv_write":
+            return {"kv_heads": 3, "head_dim": 64, "block_size": 16}
+        case "attention":
+            sizes = {"heads": 9, "kv_heads": 3, "head_dim": 64, "block_size": 16}
+            return {**sizes, "scale": 0.125, "window": None, "softcap": None, "sinks": None}
+        case "lora":
+            return {"group": "qkv"}
+        case _:
+            assert op in LOGITS_OPS, f"no example of op {op!r}"
+            return {"vocab": 49152}
+
+
+def _param(text: str) -> tuple[str, Scalar]:
+    name, equals, value = text.partition("=")
+    known = sorted({name for op in OPS for name in _params(op)})
+    if not equals or name not in known:
+        msg = f"{text!r} is not NAME=VALUE with a name of {', '.join(known)}"
+        raise argparse.ArgumentTypeError(msg)
+    try:
+        literal = ast.literal_eval(value)
+    except (SyntaxError, ValueError):
+        literal = value
+    # What is no number, bool or None is a text: format=dense.
+    return name, literal if isinstance(literal, Scalar) else value
 
 
 def _print_table(
@@ -138,7 +169,9 @@ def _describe(candidate: Candidate, chosen: Candidate | None) -> str:
         return f"not usable: {'; '.join(candidate.reasons)}"
     if candidate is chosen:
         return "chosen"
-    return "usable" if candidate.backend.automatic else "usable, by name only"
+    if not candidate.backend.automatic:
+        return "usable, by name only"
+    return f"usable (priority {candidate.kernel.priority})"
 
 
 def _print_failures(loaded: LoadedBackends) -> None:

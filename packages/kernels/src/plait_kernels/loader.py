@@ -104,11 +104,12 @@ def load_backends(entry_points: Iterable[EntryPoint] | None = None) -> LoadedBac
     LoadedBackends
     """
     backends: dict[str, Backend] = {}
+    origins: dict[str, str] = {}
     failures = []
     for entry_point in _discover() if entry_points is None else entry_points:
         try:
             backend = _load(entry_point)
-            _check_unique(backend, backends)
+            _check_unique(backend, origins)
         except _Rejected as error:
             name = error.name or entry_point.name
             failure = Failure(name, _origin(entry_point), error.reason, error.remedy)
@@ -116,6 +117,7 @@ def load_backends(entry_points: Iterable[EntryPoint] | None = None) -> LoadedBac
             failures.append(failure)
         else:
             backends[backend.name] = backend
+            origins[backend.name] = _origin(entry_point)
     return LoadedBackends(tuple(backends.values()), tuple(failures))
 
 
@@ -132,12 +134,22 @@ def _discover() -> tuple[EntryPoint, ...]:
 
 def _origin(entry_point: EntryPoint) -> str:
     origin = f"entry point {entry_point.name} = {entry_point.value}"
+    distribution = _distribution(entry_point)
+    return f"{origin} of {' '.join(distribution)}" if distribution else origin
+
+
+def _distribution(entry_point: EntryPoint) -> tuple[str, str] | None:
     dist = entry_point.dist
-    return f"{origin} of {dist.name} {dist.version}" if dist is not None else origin
+    # Of damaged metadata the name is None, or cannot be read, depending on the version of Python.
+    try:
+        return (dist.name, dist.version) if dist is not None and dist.name else None
+    except Exception:
+        return None
 
 
 def _load(entry_point: EntryPoint) -> Backend:
-    owner = "the distribution that brings it"
+    distribution = _distribution(entry_point)
+    owner = distribution[0] if distribution else "the distribution that brings it"
     try:
         plugin = entry_point.load()
     except (Exception, SystemExit) as error:
@@ -200,8 +212,8 @@ def _check_kernel(kernel: object, name: str) -> None:
         raise _Rejected(reason, "write it as 'module:function'", name)
 
 
-def _check_unique(backend: Backend, backends: dict[str, Backend]) -> None:
-    if backend.name in backends:
-        reason = f"another backend is already called {backend.name!r}"
+def _check_unique(backend: Backend, origins: dict[str, str]) -> None:
+    if backend.name in origins:
+        reason = f"{backend.name!r} is already the backend of {origins[backend.name]}"
         remedy = "uninstall one of the two distributions, or rename its backend"
         raise _Rejected(reason, remedy, backend.name)

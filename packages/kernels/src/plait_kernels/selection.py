@@ -136,10 +136,18 @@ def check_names(request: KernelRequest, loaded: LoadedBackends) -> None:
 
 def _probe(backend: Backend, device: Device) -> Reasons:
     try:
-        return tuple(backend.probe(device))
+        return _reasons("its probe", backend.probe(device))
     except Exception as error:
         logger.warning("the probe of backend %r failed", backend.name, exc_info=True)
         return (f"its probe raised {type(error).__name__}: {error}",)
+
+
+def _reasons(source: str, answer: object) -> Reasons:
+    # A plugin need not be type-checked. A text, from a forgotten comma, would be taken letter by
+    # letter, and a bool would mean the opposite of what its author thinks.
+    if isinstance(answer, tuple | list) and all(isinstance(reason, str) for reason in answer):
+        return tuple(answer)
+    return (f"{source} returned {answer!r}, not a tuple of reasons; report this to its makers",)
 
 
 def _objections(kernel: Kernel, config: OpConfig, device: Device) -> Reasons:
@@ -151,7 +159,7 @@ def _objections(kernel: Kernel, config: OpConfig, device: Device) -> Reasons:
         reasons.append(f"takes {', '.join(kernel.dtypes)}, not {config.dtype}")
     reasons.extend(_capability_objections(kernel, device))
     try:
-        reasons.extend(kernel.supports(config))
+        reasons.extend(_reasons("its supports()", kernel.supports(config)))
     except Exception as error:
         logger.warning("supports() of kernel %r failed", kernel.factory, exc_info=True)
         reasons.append(f"its supports() raised {type(error).__name__}: {error}")

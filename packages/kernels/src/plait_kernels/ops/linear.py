@@ -6,7 +6,7 @@ so far) and ``bias`` (whether there is one).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
@@ -21,17 +21,42 @@ TOLERANCE = {"float32": (1e-5, 1e-5), "bfloat16": (1.6e-2, 1e-2), "float16": (2e
 
 
 class Linear(Protocol):
-    """What a kernel for ``linear`` is."""
+    """What a kernel for ``linear`` is.
 
-    def __call__(self, x: torch.Tensor, weight: DenseWeight) -> torch.Tensor:
+    A weight is prepared once, when the model is loaded, and used at every call. The dense matrix
+    may be freed after that.
+    """
+
+    @property
+    def layout(self) -> str:
+        """Name of what ``prepare`` makes: kernels of one layout share prepared weights."""
+        ...
+
+    def prepare(self, weight: DenseWeight) -> Any:
+        """Bring a weight into the form that the kernel reads fastest.
+
+        Parameters
+        ----------
+        weight : DenseWeight
+            Matrix [out_features, in_features] and bias [out_features] or None, in the dtype of
+            the config. Not changed.
+
+        Returns
+        -------
+        object
+            What ``__call__`` takes; ``weight`` itself where no other form is better.
+        """
+        ...
+
+    def __call__(self, x: torch.Tensor, weight: Any) -> torch.Tensor:
         """Return ``x · weightᵀ + bias``.
 
         Parameters
         ----------
         x : Tensor [tokens, in_features]
             Activations; rows may be strided. Not changed.
-        weight : DenseWeight
-            Matrix [out_features, in_features] and bias [out_features] or None, in the dtype of x.
+        weight : object
+            What ``prepare`` of a kernel with this layout returned.
 
         Returns
         -------
@@ -41,10 +66,17 @@ class Linear(Protocol):
         ...
 
 
-def reference(config: OpConfig) -> Linear:
-    """Make the reference: one output column after another, in float32, rounded once."""
+class ReferenceLinear:
+    """One output column after another, in float32, rounded once; dense weights as they are."""
 
-    def linear(x: torch.Tensor, weight: DenseWeight) -> torch.Tensor:
+    layout = "dense"
+
+    def prepare(self, weight: DenseWeight) -> DenseWeight:
+        """Return ``weight``."""
+        return weight
+
+    def __call__(self, x: torch.Tensor, weight: DenseWeight) -> torch.Tensor:
+        """See ``Linear``."""
         y = torch.empty(x.shape[0], weight.weight.shape[0], dtype=torch.float32, device=x.device)
         for column, row in enumerate(weight.weight):
             y[:, column] = (x.float() * row.float()).sum(dim=-1)
@@ -52,7 +84,10 @@ def reference(config: OpConfig) -> Linear:
             y += weight.bias.float()
         return y.to(x.dtype)
 
-    return linear
+
+def reference(config: OpConfig) -> Linear:
+    """Make the reference."""
+    return ReferenceLinear()
 
 
 def inputs(

@@ -54,6 +54,8 @@ def inputs(
     dtype: torch.dtype = torch.float32,
     arena_dtype: torch.dtype | None = None,
     tile_rows: int = TILE_ROWS,
+    token_slot: tuple[int, ...] | None = None,
+    padding: int = 0,
     device: str = "cpu",
 ) -> LoraInputs:
     """Make random inputs: ragged ranks, mixes, base tokens, untargeted sites, dense entries.
@@ -81,11 +83,16 @@ def inputs(
     dtype, arena_dtype : torch.dtype
         Of the activations, and of the tiles; the second defaults to the first.
     tile_rows : int
+    token_slot : tuple[int, ...] | None
+        The slot of each token, in place of ``tokens`` that draw theirs.
+    padding : int
+        Columns between the end of one row of y and the start of the next; they hold NaN.
     device : str
 
     Returns
     -------
     LoraInputs
+        Its sites do not depend on the seed.
     """
     rng = random.Random(seed)
     generator = torch.Generator().manual_seed(seed)
@@ -94,7 +101,7 @@ def inputs(
         name = f"layers.0.{group}.{column}"
         # Columns 0 and 1 of the tables belong to sites of other groups.
         sites.append(LoraSite(2 + column, name, group, in_features, out, columns))
-        columns += out + rng.choice((0, 5))
+        columns += out + (5, 0)[column % 2]
     writer = _Writer(generator, arena_dtype or dtype, tile_rows, slots, 2 + len(sites))
     for slot in range(slots):
         has_scale = False
@@ -105,7 +112,9 @@ def inputs(
             has_scale |= writer.dense(site, rng) if dense and rng.random() < 0.5 else False
             writer.close(slot, site)
         writer.scaled[slot] = has_scale
-    token_slot = torch.tensor([rng.randrange(-1, slots) for _ in range(tokens)], dtype=torch.int32)
+    if token_slot is None:
+        token_slot = tuple(rng.randrange(-1, slots) for _ in range(tokens))
+    tokens = len(token_slot)
     token_weight = torch.tensor(
         [1.0 if s >= 0 and writer.scaled[s] else rng.choice((1.0, 0.5, -2.0)) for s in token_slot]
     )
@@ -114,9 +123,12 @@ def inputs(
         x = torch.randint(0, min(in_features, 8), (tokens,), generator=generator)
     else:
         x = torch.randn(tokens, in_features, generator=generator).to(dtype)
-    y = torch.randn(tokens, columns, generator=generator).to(dtype)
-    batch = _batch(table, token_slot, token_weight, device)
-    return LoraInputs(x.to(device), tuple(sites), batch, y.to(device))
+    wide = torch.full((tokens, columns + padding), torch.nan)
+    wide[:, :columns] = torch.randn(tokens, columns, generator=generator)
+    y = wide.to(device=device, dtype=dtype)[:, :columns]
+    slot_of = torch.tensor(token_slot, dtype=torch.int32)
+    batch = _batch(table, slot_of, token_weight, device)
+    return LoraInputs(x.to(device), tuple(sites), batch, y)
 
 
 class _Writer:

@@ -74,11 +74,13 @@ class PrefillRow:
         for first in range(0, q.shape[2], chunk):
             last = min(first + chunk, q.shape[2])
             seen = earlier + last
+            mask = self.mask[chunk - (last - first) :, width - seen :]
             out[:, first:last] = F.scaled_dot_product_attention(
                 q[:, :, first:last],
                 keys[:, :, :seen],
                 values[:, :, :seen],
-                attn_mask=self.mask[chunk - (last - first) :, width - seen :],
+                # Some CUDA kernels take no mask whose rows lie at odd distances.
+                attn_mask=mask if mask.device.type == "cpu" else mask.contiguous(),
                 scale=self.settings.scale,
                 enable_gqa=True,
             ).transpose(1, 2)

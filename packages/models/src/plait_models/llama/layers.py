@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from plait_kernels.lora_types import LoraBatch
     from plait_kernels.sites import LoraSite
-    from plait_kernels.weights import DenseWeight
     from plait_models.model import StepInputs
 
 
@@ -61,7 +60,8 @@ class Projection:
 
     Parameters
     ----------
-    weight : DenseWeight
+    weight : object
+        As ``linear.prepare`` returned it.
     linear : Callable
         Implementation of the op ``linear``.
     lora : object
@@ -73,8 +73,8 @@ class Projection:
 
     def __init__(
         self,
-        weight: DenseWeight,
-        linear: Callable[[torch.Tensor, DenseWeight], torch.Tensor],
+        weight: Any,
+        linear: Callable[[torch.Tensor, Any], torch.Tensor],
         lora: Any,
         sites: tuple[LoraSite, ...],
     ) -> None:

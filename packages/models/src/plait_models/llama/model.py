@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from plait_models.llama.calls import bind
 from plait_models.llama.network import Network
+from plait_models.llama.prepared import prepare
 from plait_models.llama.sites import make_sites
 from plait_models.model import ModelInfo
 from plait_models.rope import cos_sin_table
@@ -28,7 +29,8 @@ class LlamaModel:
     ----------
     config : ModelConfig
     weights : LlamaWeights
-        All on one device, of one dtype.
+        All on one device, of one dtype. They are brought into the layout of the chosen kernels
+        and are used up by that.
     table : KernelTable
         Built from ``llama.calls.op_configs`` (and maybe more).
     block_size : int
@@ -57,10 +59,11 @@ class LlamaModel:
         sites = make_sites(config)
         self.sites: tuple[LoraSite, ...] = sites.all
         cos_sin = cos_sin_table(config.rope_inv_freq, config.max_position).to(device)
+        kernels = bind(table, config, self.info.dtype_name, block_size)
         # The networks of the buckets share weights and differ in kernels.
         self._networks = tuple(
-            Network(config, weights, sites, cos_sin, kernels)
-            for kernels in bind(table, config, self.info.dtype_name, block_size)
+            Network(config, prepared, sites, cos_sin, of_bucket)
+            for prepared, of_bucket in zip(prepare(weights, kernels), kernels, strict=True)
         )
 
     def base_weight(self, site: LoraSite) -> torch.Tensor | None:

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
     from plait_kernels.lora_types import LoraBatch
     from plait_models.config import ModelConfig
+    from plait_models.llama.prepared import PreparedLayer, PreparedWeights
     from plait_models.llama.sites import LayerSites, LlamaSites
-    from plait_models.llama.weights import LayerWeights, LlamaWeights
     from plait_models.model import StepInputs
 
 
@@ -24,7 +24,7 @@ class Network:
     Parameters
     ----------
     config : ModelConfig
-    weights : LlamaWeights
+    weights : PreparedWeights
     sites : LlamaSites
     cos_sin : Tensor, float32 [max_position, rotary_dim]
     kernels : Mapping[str, object]
@@ -34,7 +34,7 @@ class Network:
     def __init__(
         self,
         config: ModelConfig,
-        weights: LlamaWeights,
+        weights: PreparedWeights,
         sites: LlamaSites,
         cos_sin: torch.Tensor,
         kernels: Mapping[str, Any],
@@ -83,7 +83,7 @@ class Network:
 
 def _attention(
     config: ModelConfig,
-    weights: LayerWeights,
+    weights: PreparedLayer,
     sites: LayerSites,
     cos_sin: torch.Tensor,
     kernels: Mapping[str, Any],
@@ -101,7 +101,7 @@ def _attention(
     )
 
 
-def _mlp(weights: LayerWeights, sites: LayerSites, kernels: Mapping[str, Any]) -> Mlp:
+def _mlp(weights: PreparedLayer, sites: LayerSites, kernels: Mapping[str, Any]) -> Mlp:
     gate_up = Projection(
         weights.gate_up, kernels["linear.gate_up"], kernels["lora.gate_up"], sites.gate_up
     )

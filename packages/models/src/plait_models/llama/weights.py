@@ -46,7 +46,7 @@ class LlamaWeights:
     Attributes
     ----------
     embedding : Tensor [vocab_size, hidden]
-    layers : tuple[LayerWeights, ...]
+    layers : list[LayerWeights]
     norm : Tensor [hidden]
         Of the last norm.
     head : DenseWeight [vocab_size, hidden]
@@ -56,7 +56,7 @@ class LlamaWeights:
     """
 
     embedding: torch.Tensor
-    layers: tuple[LayerWeights, ...]
+    layers: list[LayerWeights]
     norm: torch.Tensor
     head: DenseWeight
     named: dict[str, torch.Tensor]
@@ -145,4 +145,4 @@ def _allocate(config: ModelConfig, new: _Allocation) -> LlamaWeights:
         )
     norm = new.tensor("model.norm.weight", hidden)
     head = embedding if config.tied_embeddings else new.tensor(HEAD, config.vocab_size, hidden)
-    return LlamaWeights(embedding, tuple(layers), norm, DenseWeight(head), new.named)
+    return LlamaWeights(embedding, layers, norm, DenseWeight(head), new.named)

@@ -1,0 +1,57 @@
+"""Cases of ``kv_write``. The cache is one layer of several: other layers lie between its blocks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from plait_testing.case import Case, OpCases
+
+if TYPE_CHECKING:
+    import torch
+
+
+def case(
+    name: str,
+    tokens: int,
+    skipped: int,
+    *,
+    kv_heads: int = 2,
+    head_dim: int = 16,
+    block_size: int = 4,
+    num_blocks: int = 9,
+) -> Case:
+    """Make a case in which ``skipped`` of the tokens have slot -1."""
+    params = {"kv_heads": kv_heads, "head_dim": head_dim, "block_size": block_size}
+    inputs = {**params, "tokens": tokens, "skipped": skipped, "num_blocks": num_blocks}
+    return Case(name, params, inputs)
+
+
+def writable(arguments: Any) -> list[torch.Tensor]:
+    """Return the places in the cache that the slots name."""
+    _, _, kv, slot_mapping = arguments
+    block_size = kv.shape[2]
+    return [
+        kv[slot // block_size, :, slot % block_size] for slot in slot_mapping.tolist() if slot >= 0
+    ]
+
+
+CASES = OpCases(
+    "kv_write",
+    (
+        case("no_token", 0, 0),
+        case("one_token", 1, 0),
+        case("one_token_skipped", 1, 1),
+        case("ragged", 7, 0),
+        case("some_skipped", 8, 3),
+        case("all_skipped", 5, 5),
+        case("every_slot", 36, 0),
+        case("wide_heads", 7, 2, kv_heads=3, head_dim=80, block_size=16, num_blocks=3),
+        case("one_head", 5, 1, kv_heads=1, head_dim=24, block_size=1),
+        case("odd_head_dim", 7, 2, head_dim=17),
+        case("odd_block", 7, 2, kv_heads=3, block_size=5, num_blocks=4),
+    ),
+    ("k", "v", "kv", "slot_mapping"),
+    lambda kernel, arguments: kernel(*arguments),
+    targets=lambda arguments: {"kv": arguments[2]},
+    writable=writable,
+)

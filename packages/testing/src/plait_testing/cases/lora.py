@@ -1,0 +1,116 @@
+"""Cases of ``lora``. Sites, ranks and mixes are ragged wherever a case does not say otherwise."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from plait_kernels.ops import load_op
+from plait_testing.case import Case, OpCases
+
+if TYPE_CHECKING:
+    import torch
+
+TILE_LISTS = ("tile_offset", "tile_rank", "tile_scale")
+DENSE_LISTS = ("dense_kind", "dense_offset", "dense_index", "dense_weight")
+
+PLAIN: dict[str, Any] = {"dense": False, "max_adapters": 1}
+
+
+def case(name: str, *, group: str = "qkv", **inputs: Any) -> Case:
+    """Make a case of one site group; ``inputs`` are arguments of the op's generator."""
+    return Case(name, {"group": group}, {"group": group, **inputs}, max_tokens=256)
+
+
+def make(seed: int, *, dtype: str, arena: str | None = None, **arguments: Any) -> Any:
+    """Make the arguments; ``arena`` is the dtype of the tiles if it is another one."""
+    import torch
+
+    stored = None if arena is None else getattr(torch, arena)
+    generate = load_op("lora").inputs
+    return generate(seed, dtype=getattr(torch, dtype), arena_dtype=stored, **arguments)
+
+
+def call(kernel: Any, arguments: Any) -> None:
+    """Shrink, then expand."""
+    sites, batch = arguments.sites, arguments.batch
+    kernel.expand(kernel.shrink(arguments.x, sites, batch), sites, batch, arguments.y)
+
+
+def writable(arguments: Any) -> list[torch.Tensor]:
+    """Return the columns of each token at the sites where its mix does something."""
+    table, y = arguments.batch.table, arguments.y
+    return [
+        y[token, site.out_offset : site.out_offset + site.out_features]
+        for token, slot in enumerate(arguments.batch.token_slot.tolist())
+        for site in arguments.sites
+        if slot >= 0
+        and int(table.tile_count[slot, site.index] + table.dense_count[slot, site.index])
+    ]
+
+
+def stage(first: Any, second: Any) -> Any:
+    """Lengthen the arena and the lists of ``first`` as an engine does that sizes them once."""
+
+    def longer(name: str) -> torch.Tensor:
+        mine = getattr(first.batch.table, name)
+        missing = getattr(second.batch.table, name).shape[0] - mine.shape[0]
+        # What lies past the ends is unspecified.
+        return mine if missing <= 0 else _pad(mine, missing)
+
+    names = ("arena", *TILE_LISTS, *DENSE_LISTS)
+    table = dataclasses.replace(first.batch.table, **{name: longer(name) for name in names})
+    return dataclasses.replace(first, batch=dataclasses.replace(first.batch, table=table))
+
+
+def _pad(values: torch.Tensor, count: int) -> torch.Tensor:
+    padded = values.new_zeros(values.shape[0] + count)
+    padded[: values.shape[0]] = values
+    return padded
+
+
+CASES = OpCases(
+    "lora",
+    (
+        case("no_token", tokens=0),
+        case("one_token", token_slot=(1,)),
+        case("one_base_token", token_slot=(-1,)),
+        case("base_only", token_slot=(-1,) * 5),
+        case("base_among_others", token_slot=(-1, 2, -1, -1, 0, 2, -1)),
+        case("one_adapter", token_slot=(0,) * 7, slots=1, **PLAIN),
+        case("one_of_many", token_slot=(4,) * 6, slots=7, **PLAIN),
+        case(
+            "adapters_128", token_slot=(*range(128), 5, -1, 5), slots=128, ranks=(1, 3, 9), **PLAIN
+        ),
+        case("rank_1", ranks=(1,), **PLAIN),
+        case("rank_512", tokens=5, slots=2, ranks=(512,), out_features=(40, 24), **PLAIN),
+        case("ragged_ranks", tokens=11, ranks=(1, 7, 8, 9, 64, 100), **PLAIN),
+        case("one_rank", tokens=12, slots=6, ranks=(16,), **PLAIN),
+        case("mixes", tokens=13, dense=False, max_adapters=4),
+        case("more_tokens", tokens=67, dense=False, max_adapters=2),
+        case("dense_rows", tokens=25, slots=12, max_adapters=1),
+        case("dense_rows_and_mixes", tokens=17, slots=6, max_adapters=3),
+        case("one_site", group="o", out_features=(36,), tokens=9),
+        case("two_sites", group="gate_up", out_features=(44, 44), tokens=9),
+        case("odd_sizes", group="down", in_features=37, out_features=(29,), tokens=9),
+        case("wide", group="down", in_features=328, out_features=(136,), tokens=6),
+        case("strided", tokens=9, padding=8),
+        case("tiles_of_1_row", tokens=9, tile_rows=1),
+        case("tiles_of_16_rows", tokens=9, tile_rows=16),
+        case("float32_arena", tokens=9, arena="float32"),
+        case("bfloat16_arena", tokens=9, arena="bfloat16"),
+        case("embed", group="embed", out_features=(36,), tokens=11),
+        case("embed_no_token", group="embed", out_features=(36,), tokens=0),
+        case("embed_base_only", group="embed", out_features=(36,), token_slot=(-1, -1)),
+        case("embed_rank_1", group="embed", out_features=(29,), tokens=7, ranks=(1,), **PLAIN),
+        case("head", group="head", out_features=(150,), tokens=7),
+        case("head_one_row", group="head", out_features=(150,), token_slot=(2,)),
+        case("head_base_only", group="head", out_features=(150,), token_slot=(-1,)),
+    ),
+    (),
+    call,
+    targets=lambda arguments: {"y": arguments.y},
+    writable=writable,
+    stage=stage,
+    make=make,
+)
