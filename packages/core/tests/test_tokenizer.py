@@ -10,9 +10,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from gguf import GGUFWriter
 from tokenizers import Tokenizer as RustTokenizer
 from tokenizers import decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from plait.tokenizer import eos_token_ids, load_generation_config, load_tokenizer
 from plait_kernels.errors import ModelError
@@ -62,6 +63,66 @@ def test_special_tokens_and_chat_template_come_from_the_gguf_file(smollm: Any) -
     assert chat.endswith("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n")
     assert smollm("<|im_end|>").input_ids == [2]
     assert eos_token_ids(smollm, {}) == (2,)
+
+
+def test_the_gguf_tokenizer_equals_that_of_transformers(smollm: Any, gguf: Path) -> None:
+    oracle = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
+    # Digits apart, which transformers does not cut.
+    for text in (
+        "Hello, world!",
+        "  two  spaces \n\n\ttab ",
+        "naïve 日本語 🙂 x² ÿ\u200d\u0000",
+        "don't . I'LL  we've",
+        "<|im_start|>user\nHi<|im_end|><|endoftext|>",
+        " ",
+        "",
+    ):
+        assert smollm(text).input_ids == oracle(text).input_ids
+    assert smollm.chat_template == oracle.chat_template
+    assert smollm.get_vocab() == oracle.get_vocab()
+    assert sorted(smollm.all_special_ids) == [0, 1, 2]
+
+
+BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
+
+
+@pytest.fixture
+def sentencepiece_gguf(tmp_path: Path) -> Any:
+    """Write a tiny vocabulary of the kind ``llama``: ``(add_bos, **ids of special tokens)``."""
+
+    def write(add_bos: bool, **ids: int) -> Path:
+        tokens = ["<unk>", "<s>", "</s>", *BYTES, "▁", "a", "b", "ab", "▁a", "▁ab"]
+        path = tmp_path / "model.gguf"
+        writer = GGUFWriter(path, "llama")
+        writer.add_tokenizer_model("llama")
+        writer.add_token_list(tokens)
+        writer.add_token_scores([-float(i) for i in range(len(tokens))])
+        writer.add_token_types([2, 3, 3, *[6] * 256, *[1] * (len(tokens) - 259)])
+        writer.add_add_bos_token(add_bos)
+        for name, token in ids.items():
+            writer.add_uint32(f"tokenizer.ggml.{name}_token_id", token)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize("add_bos", [True, False])
+def test_a_sentencepiece_vocabulary(add_bos: bool, sentencepiece_gguf: Any) -> None:
+    path = sentencepiece_gguf(add_bos, bos=1, eos=2, unknown=0, padding=2)
+    tokenizer = load_tokenizer(path)
+    assert tokenizer("ab").input_ids == ([1, 264] if add_bos else [264])
+    special = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id
+    assert (*special, tokenizer.pad_token_id) == (1, 2, 0, 2)
+    assert tokenizer.decode(tokenizer("a é b").input_ids, skip_special_tokens=True) == "a é b"
+
+
+def test_a_damaged_vocabulary_is_a_model_error(sentencepiece_gguf: Any) -> None:
+    with pytest.raises(ModelError, match=r"model\.gguf cannot be read.*tokenizer=…"):
+        load_tokenizer(sentencepiece_gguf(True, bos=1, eos=100_000))
 
 
 def test_a_directory_is_loaded_as_transformers_does(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from plait.adapter_device import AdapterDevice
 from plait.adapter_library import AdapterLibrary
 from plait.block_pool import BlockPool
 from plait.engine_core import CoreInfo, EngineCore
+from plait.hub import Hub
 from plait.memory import MemoryPlan, available_bytes, plan_memory
 from plait.progress import LoadingProgress
 from plait.rows import Rows
@@ -163,6 +164,7 @@ def _adapters(
         tile_rows=tile_rows,
         base_weight=model.base_weight,
         target_modules=args.lora_target_modules,
+        locate=Hub(args.hf_token, args.download_dir).adapter,
     )
     # Every running request may have a mix of its own.
     store = AdapterStore(memory.num_chunks, num_slots=max_num_seqs, max_loras=args.max_loras)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
+from os import PathLike
 from typing import Any
 
 from plait.keywords import honoured_keywords
@@ -31,15 +32,25 @@ class EngineArgs:
     Parameters
     ----------
     model : str
-        Directory of a Hugging Face checkpoint, or a ``.gguf`` file.
+        Directory of a Hugging Face checkpoint, a ``.gguf`` file, or an id on the hub:
+        ``"owner/repository"`` (safetensors), ``"owner/repository/file.gguf"`` or
+        ``"owner/repository:Q4_K_M"`` (the one GGUF file of that quantization). A path that is there
+        comes before an id. All files are those of one commit.
     tokenizer : str | None
-        Directory or ``.gguf`` file of the tokenizer; default: the model's.
+        The like, of the tokenizer; default: the model's.
     skip_tokenizer_init : bool
         Load no tokenizer: prompts are token ids and outputs have no text.
     trust_remote_code : bool
         Handed to transformers for the tokenizer.
-    revision, tokenizer_revision : str | None
-        Handed to transformers for the tokenizer.
+    revision : str | None
+        Branch, tag or commit of the model's hub id; default: ``"main"``.
+    tokenizer_revision : str | None
+        That of the tokenizer's; default: ``revision`` if it is the model's, else ``"main"``.
+    hf_token : str | bool | None
+        For the hub. None or True: ``HF_TOKEN``, or the token that ``hf auth login`` saved; False:
+        none. Hub ids of adapters are asked for with it, too.
+    download_dir : str | None
+        The hub's cache; default: that of ``HF_HOME``.
     dtype : str
         "auto" (the checkpoint's; float32 for GGUF), "float32", "bfloat16" or "float16".
     device : str
@@ -90,6 +101,8 @@ class EngineArgs:
     trust_remote_code: bool = False
     revision: str | None = None
     tokenizer_revision: str | None = None
+    hf_token: str | bool | None = field(default=None, repr=False)
+    download_dir: str | None = None
     dtype: str = "auto"
     device: str = "auto"
     load_format: str = "auto"
@@ -140,6 +153,13 @@ class EngineArgs:
             if value is not None and (not isinstance(value, int) or value < 1):
                 text = f"{name} must be an integer of at least 1, got {value!r}"
                 raise InputError(text)
+        for name in ("tokenizer", "revision", "tokenizer_revision", "download_dir"):
+            value = getattr(self, name)
+            if value is not None:
+                setattr(self, name, self._text(name, value))
+        if not isinstance(self.hf_token, str | bool | None):
+            text = f"hf_token must be a str, a bool or None, got {type(self.hf_token).__name__}"
+            raise InputError(text)
         if self.device not in ("auto", "cpu", "cuda"):
             text = f"device must be 'auto', 'cpu' or 'cuda', got {self.device!r}"
             raise InputError(text)
@@ -155,6 +175,12 @@ class EngineArgs:
                 "every adapter on the device also has its copy on the host; raise max_cpu_loras"
             )
             raise InputError(text)
+
+    def _text(self, name: str, value: object) -> str:
+        if not isinstance(value, str | PathLike) or not str(value):
+            text = f"{name} must be a str that is not empty, got {value!r}"
+            raise InputError(text)
+        return str(value)
 
     def _dtype(self, name: str) -> str:
         value = str(getattr(self, name)).removeprefix("torch.")

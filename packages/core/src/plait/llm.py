@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from plait.chat import ChatTemplate, split_conversations
 from plait.engine_args import EngineArgs
 from plait.llm_engine import LLMEngine
 from plait.outputs import CompletionOutput, RequestOutput
 from plait.progress import GenerationProgress
-from plait.prompts import split_prompts
+from plait.prompts import ParsedPrompt, split_prompts
 from plait_kernels.errors import InputError, PlaitError, RequestsFailed
 from plait_sampling.params import RequestOutputKind, SamplingParams
 
 if TYPE_CHECKING:
+    from plait.chat import Conversation
     from plait.prompts import Prompt
     from plait.tokenizer import Tokenizer
     from plait_lora.request import LoRARequest
@@ -25,7 +27,8 @@ class LLM:
     Parameters
     ----------
     model : str
-        Directory of a Hugging Face checkpoint, or a ``.gguf`` file.
+        Directory of a Hugging Face checkpoint, a ``.gguf`` file, or an id on the hub; see
+        ``EngineArgs``.
     **keywords
         Those of ``EngineArgs``.
 
@@ -38,7 +41,7 @@ class LLM:
     InputError
         For a bad keyword or value.
     ModelError
-        If the model cannot be loaded.
+        If the model cannot be found, downloaded or loaded.
     OutOfMemoryError
         If a sequence of max_model_len does not fit.
     KernelError
@@ -95,7 +98,78 @@ class LLM:
             If some of several requests cannot be served. The others are finished first; the
             exception has their outputs.
         """
-        each = split_prompts(prompts)
+        return self._complete(
+            split_prompts(prompts), {}, sampling_params, lora_request, priority, use_tqdm=use_tqdm
+        )
+
+    def chat(
+        self,
+        messages: Conversation | Sequence[Conversation],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        use_tqdm: bool = True,
+        lora_request: LoRARequest | Sequence[LoRARequest | None] | None = None,
+        chat_template: str | None = None,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        tools: Sequence[dict[str, Any] | Callable[..., Any]] | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+    ) -> list[RequestOutput]:
+        """Answer conversations, all in one batch. The tokenizer's chat template makes the prompts.
+
+        Parameters
+        ----------
+        messages : list[dict] | list[list[dict]]
+            One conversation or several. A message is ``{"role": …, "content": …}``; the content is
+            a text or a list of ``{"type": "text", "text": …}``, whose texts are joined by newlines.
+        sampling_params, use_tqdm, lora_request
+            As of ``generate``, for one or for each conversation.
+        chat_template, add_generation_prompt, continue_final_message, tools, chat_template_kwargs
+            As of ``ChatTemplate``.
+
+        Returns
+        -------
+        list[RequestOutput]
+            In the order of the conversations; ``prompt`` is what the template wrote.
+
+        Raises
+        ------
+        InputError
+            If there is no chat template or no tokenizer, or the only conversation cannot be served.
+        RequestsFailed
+            As ``generate``.
+        """
+        template = ChatTemplate(
+            self.get_tokenizer(),
+            chat_template,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+            tools=tools,
+            chat_template_kwargs=chat_template_kwargs,
+        )
+        prompts: list[Any] = []
+        errors: dict[int, PlaitError] = {}
+        for i, conversation in enumerate(split_conversations(messages)):
+            try:
+                prompts.append(template.render(conversation))
+            except InputError as error:
+                prompts.append(None)
+                errors[i] = error
+        return self._complete(
+            prompts, errors, sampling_params, lora_request, None, use_tqdm=use_tqdm
+        )
+
+    def _complete(
+        self,
+        each: list[Any],
+        errors: dict[int, PlaitError],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None,
+        lora_request: LoRARequest | Sequence[LoRARequest | None] | None,
+        priority: Sequence[int] | None,
+        *,
+        use_tqdm: bool,
+    ) -> list[RequestOutput]:
+        """Run the prompts that have no error yet; ``generate`` says the rest."""
         count = len(each)
         if sampling_params is None:
             sampling_params = self.get_default_sampling_params()
@@ -104,8 +178,9 @@ class LLM:
         priorities = _one_each("priority", priority if priority is not None else 0, count)
         self._calls += 1
         names = [f"generate-{self._calls}-{i}" for i in range(count)]
-        errors: dict[int, PlaitError] = {}
         for i, name in enumerate(names):
+            if i in errors:
+                continue
             try:
                 self.llm_engine.add_request(
                     name,
@@ -179,9 +254,10 @@ def _failed(
     name: str, prompt: Any, lora_request: LoRARequest | None, error: PlaitError
 ) -> RequestOutput:
     """Make the output of a request that could not even be queued."""
+    text = prompt.text if isinstance(prompt, ParsedPrompt) else prompt
     return RequestOutput(
         request_id=name,
-        prompt=prompt if isinstance(prompt, str) else None,
+        prompt=text if isinstance(text, str) else None,
         prompt_token_ids=[],
         prompt_logprobs=None,
         outputs=[CompletionOutput(0, "", [], finish_reason="error")],

@@ -7,12 +7,14 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from plait.build import build_core
+from plait.hub import local_args
 from plait.messages import CoreRequest
 from plait.output_processor import OutputProcessor
-from plait.prompts import parse_prompt, validate_token_ids
+from plait.prompts import ParsedPrompt, parse_prompt, validate_token_ids
 from plait.tokenizer import eos_token_ids, load_generation_config, load_tokenizer
 from plait_kernels.errors import InputError
 from plait_lora.request import LoRARequest
+from plait_models.reading import find_files
 from plait_sampling.params import SamplingParams
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from plait.engine_args import EngineArgs
     from plait.engine_core import EngineCore
     from plait.outputs import RequestOutput
-    from plait.prompts import ParsedPrompt, Prompt
+    from plait.prompts import Prompt
     from plait.tokenizer import Tokenizer
 
 
@@ -81,27 +83,28 @@ class LLMEngine:
         Raises
         ------
         ModelError
-            If the model cannot be loaded.
+            If the model cannot be found, downloaded or loaded.
         OutOfMemoryError
             If a sequence of max_model_len does not fit.
         KernelError
             If the kernels asked for cannot be used.
         """
+        args = local_args(engine_args)
+        # A model that is missing is no matter of its tokenizer, which is loaded first.
+        find_files(args.model, args.load_format)
         tokenizer = None
-        if not engine_args.skip_tokenizer_init:
+        if not args.skip_tokenizer_init:
             tokenizer = load_tokenizer(
-                engine_args.tokenizer or engine_args.model,
-                revision=engine_args.tokenizer_revision or engine_args.revision,
-                trust_remote_code=engine_args.trust_remote_code,
+                args.tokenizer or args.model, trust_remote_code=args.trust_remote_code
             )
-        generation_config = load_generation_config(engine_args.model)
-        core = build_core(engine_args)
-        return cls(core, tokenizer, generation_config, seed=engine_args.seed)
+        generation_config = load_generation_config(args.model)
+        core = build_core(args)
+        return cls(core, tokenizer, generation_config, seed=args.seed)
 
     def add_request(
         self,
         request_id: str,
-        prompt: Prompt,
+        prompt: Prompt | ParsedPrompt,
         params: SamplingParams,
         arrival_time: float | None = None,
         lora_request: LoRARequest | None = None,
@@ -113,7 +116,7 @@ class LLMEngine:
         ----------
         request_id : str
             Unique among unfinished requests.
-        prompt : str | list[int] | TextPrompt | TokensPrompt
+        prompt : str | list[int] | TextPrompt | TokensPrompt | ParsedPrompt
         params : SamplingParams
         arrival_time : float | None
             Seconds since the epoch; default: now.
@@ -133,7 +136,7 @@ class LLMEngine:
         self._check_types(params, lora_request)
         if lora_request is not None:
             self.core.library()
-        parsed = parse_prompt(prompt)
+        parsed = prompt if isinstance(prompt, ParsedPrompt) else parse_prompt(prompt)
         token_ids = self._token_ids(parsed)
         info = self.core.info
         validate_token_ids(token_ids, info.vocab_size, info.max_model_len)

@@ -34,7 +34,7 @@ _FORMS = 'a str, a list of token ids, {"prompt": str} or {"prompt_token_ids": li
 
 @dataclass(frozen=True)
 class ParsedPrompt:
-    """One prompt: exactly one of ``text`` and ``token_ids`` is there.
+    """One prompt: ``text``, ``token_ids``, or the text with its tokens.
 
     Attributes
     ----------

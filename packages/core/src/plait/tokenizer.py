@@ -1,13 +1,13 @@
-"""Tokenizers: of a Hugging Face directory or hub id, or inside a GGUF file."""
+"""Tokenizers: of a Hugging Face directory, or inside a GGUF file."""
 
 from __future__ import annotations
 
 import json
-import struct
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from plait_kernels.errors import ModelError
+from plait_models.files.gguf_header import read_header
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,18 +17,14 @@ if TYPE_CHECKING:
     Tokenizer: TypeAlias = PreTrainedTokenizerBase
 
 
-def load_tokenizer(
-    path: str | Path, revision: str | None = None, trust_remote_code: bool = False
-) -> Tokenizer:
+def load_tokenizer(path: str | Path, trust_remote_code: bool = False) -> Tokenizer:
     """Load a tokenizer.
 
     Parameters
     ----------
     path : str | Path
-        A directory, a hub id, or a ``.gguf`` file, whose metadata then hold the tokenizer and the
-        chat template. ``~`` is the home directory.
-    revision : str | None
-        Branch, tag or commit of a hub id.
+        A directory, or a ``.gguf`` file, whose metadata then hold the tokenizer and the chat
+        template. ``~`` is the home directory.
     trust_remote_code : bool
         Run code that comes with the tokenizer.
 
@@ -40,18 +36,20 @@ def load_tokenizer(
     local = Path(path).expanduser()
     if local.suffix == ".gguf":
         return _load_gguf(local)
+    if not local.is_dir():
+        message = (
+            f"there is no tokenizer directory {str(path)!r}. Allowed: a directory with tokenizer "
+            "files, a .gguf file, or an id on the hub, 'owner/repository'."
+        )
+        raise ModelError(message)
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(
-            str(local) if local.exists() else str(path),
-            revision=revision,
-            trust_remote_code=trust_remote_code,
-        )
+        return AutoTokenizer.from_pretrained(str(local), trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError, ImportError) as error:
         message = (
             f"no tokenizer can be loaded from {str(path)!r}: {error}. Allowed: a directory with "
-            "tokenizer files, a hub id or a .gguf file. Name another one with tokenizer=…, or "
+            "tokenizer files or a .gguf file. Name another one with tokenizer=…, or "
             "pass token ids with skip_tokenizer_init=True."
         )
         raise ModelError(message) from error
@@ -118,23 +116,45 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _load_gguf(path: Path) -> Tokenizer:
-    from tokenizers import pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    if not path.is_file():
-        message = f"there is no file {path}. Pass the path of a .gguf file that exists."
-        raise ModelError(message)
+    metadata = read_header(path).metadata
     try:
-        kind = _gguf_pre_tokenizer(path)
-        # AutoTokenizer would read the whole metadata twice, once for the model's config.
+        # AutoTokenizer would read the metadata twice, once for the model's config.
         tokenizer = PreTrainedTokenizerFast.from_pretrained(str(path.parent), gguf_file=path.name)
-    except (OSError, ValueError, KeyError, ImportError, struct.error) as error:
+        _correct(tokenizer, metadata)
+    except Exception as error:
+        # transformers and tokenizers raise errors of many kinds; each is a damaged vocabulary.
         message = (
             f"the tokenizer in {path} cannot be read: {error!r}. Allowed: a GGUF file with "
             "tokenizer metadata. Name a tokenizer directory with tokenizer=…"
         )
         raise ModelError(message) from error
-    if kind == "smollm":
+    return tokenizer
+
+
+_GGUF_TOKENS = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
+"""Special tokens, as transformers and as GGUF name them."""
+
+
+def _correct(tokenizer: Tokenizer, metadata: Mapping[str, Any]) -> None:
+    """Set what versions of transformers take otherwise than the file says."""
+    for name, key in _GGUF_TOKENS.items():
+        token_id = metadata.get(f"tokenizer.ggml.{key}_token_id")
+        if token_id is None or getattr(tokenizer, f"{name}_token_id") == token_id:
+            continue
+        token = tokenizer.convert_ids_to_tokens(token_id)
+        if token is None:
+            message = f"{key}_token_id is {token_id}, and there are {len(tokenizer)} tokens"
+            raise ValueError(message)
+        setattr(tokenizer, f"{name}_token", token)
+    for name in ("add_bos_token", "add_eos_token"):
+        adds = metadata.get(f"tokenizer.ggml.{name}")
+        if adds is not None and getattr(tokenizer, name) != adds:
+            setattr(tokenizer, name, adds)
+    if metadata.get("tokenizer.ggml.pre") == "smollm":
+        from tokenizers import pre_tokenizers
+
         # transformers takes every gpt2-like GGUF vocabulary for plain ByteLevel; this family cuts
         # text at each digit first, which changes the tokens of the spaces before a number.
         tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -143,51 +163,3 @@ def _load_gguf(path: Path) -> Tokenizer:
                 pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
             ]
         )
-    return tokenizer
-
-
-_GGUF_SCALARS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
-"""Bytes of a GGUF metadata value, by its type number."""
-
-_GGUF_STRING, _GGUF_ARRAY = 8, 9
-
-
-def _gguf_pre_tokenizer(path: Path) -> str | None:
-    """Return ``tokenizer.ggml.pre`` without reading the vocabulary into Python objects.
-
-    The format is that of the GGUF specification, versions 2 and 3, little endian.
-    """
-    with path.open("rb") as file:
-        magic, version, _, num_values = struct.unpack("<4sIQQ", file.read(24))
-        if magic != b"GGUF" or version not in (2, 3):
-            message = f"it starts with {magic!r}, version {version}, not with GGUF version 2 or 3"
-            raise ValueError(message)
-        for _ in range(num_values):
-            key = _read_string(file)
-            (kind,) = struct.unpack("<I", file.read(4))
-            if key == b"tokenizer.ggml.pre" and kind == _GGUF_STRING:
-                return _read_string(file).decode()
-            _skip_value(file, kind)
-    return None
-
-
-def _read_string(file: BinaryIO) -> bytes:
-    (length,) = struct.unpack("<Q", file.read(8))
-    return file.read(length)
-
-
-def _skip_value(file: BinaryIO, kind: int) -> None:
-    if kind == _GGUF_STRING:
-        _read_string(file)
-    elif kind == _GGUF_ARRAY:
-        element, length = struct.unpack("<IQ", file.read(12))
-        if element in _GGUF_SCALARS:
-            file.seek(length * _GGUF_SCALARS[element], 1)
-            return
-        for _ in range(length):
-            _skip_value(file, element)
-    elif kind in _GGUF_SCALARS:
-        file.seek(_GGUF_SCALARS[kind], 1)
-    else:
-        message = f"a metadata value has the unknown type {kind}"
-        raise ValueError(message)

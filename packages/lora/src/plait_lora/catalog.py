@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from plait_kernels.errors import AdapterError, InputError
@@ -11,6 +13,7 @@ from plait_lora.files import AdapterStat, stat_adapter
 from plait_lora.handles import Handle, Handles
 from plait_lora.host_tier import HostTier
 from plait_lora.identity import AdapterKey, fresh_key
+from plait_lora.locations import Locate, Locations
 from plait_lora.reader import AdapterReader, ReadAdapter
 from plait_lora.site_index import SiteIndex
 from plait_lora.target_modules import check_target_modules
@@ -61,6 +64,9 @@ class AdapterCatalog:
         The model's own weight at an ``embed`` or ``head`` site, [vocabulary, hidden]. PEFT adds a
         copy of it to adapters that target the head; with this it is compared. Without, the copy
         is taken to be unchanged if its shape is right.
+    locate : Locate, optional
+        Finds the snapshot of a hub id, where no such path is there. An id goes on meaning what its
+        first use found until ``load_inplace`` asks again. None: local paths only.
 
     Raises
     ------
@@ -80,6 +86,7 @@ class AdapterCatalog:
         tile_rows: int = TILE_ROWS,
         target_modules: Collection[str] | None = None,
         base_weight: BaseWeight | None = None,
+        locate: Locate | None = None,
     ) -> None:
         _check_cap("max_lora_rank", max_lora_rank)
         _check_cap("max_cpu_loras", max_cpu_loras)
@@ -91,6 +98,7 @@ class AdapterCatalog:
         )
         self._tier = HostTier(max_cpu_loras)
         self._handles = Handles()
+        self._locations = Locations(locate)
         self._in_memory: set[AdapterKey] = set()
 
     @property
@@ -132,15 +140,21 @@ class AdapterCatalog:
             return key
         known = self._handles.get(request.adapter_id)
         # Content that an id in memory names is read even without room: it is most likely the
-        # same, and if it is not, this is the time to say so.
-        if (known is None or known.key not in self._tier) and not self._has_room(request):
+        # same, and if it is not, this is the time to say so. But who waits must not ask a hub at
+        # every step.
+        asks_hub = self._directory(request) is None
+        in_memory = known is not None and known.key in self._tier
+        if (asks_hub or not in_memory) and not self._has_room(request):
             return None
         return self.admit(self.read(request))
 
     def lookup(self, request: LoRARequest) -> AdapterKey | None:
         """Return the key if the files are as an adapter in host memory was read; read nothing."""
-        stat = stat_adapter(request.path, _where(request))
-        for handle in self._candidates(request):
+        directory = self._directory(request)
+        if directory is None:
+            return None
+        stat = stat_adapter(directory, _where(request))
+        for handle in self._handles.candidates(request):
             if handle.stat == stat and handle.key in self._tier:
                 self._tier.get(handle.key)
                 self._bind(request, stat, handle.key)
@@ -149,12 +163,15 @@ class AdapterCatalog:
 
     def read(self, request: LoRARequest) -> ReadAdapter:
         """Read and check a handle's files. Changes nothing; may run in any thread."""
-        return self._reader.read(request, _where(request))
+        where, again = _where(request), request.load_inplace
+        directory = self._locations.find(request.path, where, again=again)
+        read = self._reader.read(replace(request, lora_path=directory), where)
+        return replace(read, request=request)
 
     def admit(self, read: ReadAdapter) -> AdapterKey | None:
         """Take in what ``read`` returned; answers and errors are those of ``resolve``."""
         adapter = read.adapter
-        self._check_same(read.request, adapter.key)
+        self._handles.check_same(read.request, adapter.key, _where(read.request))
         if adapter.key not in self._tier:
             if not self._has_room(read.request):
                 return None
@@ -244,11 +261,8 @@ class AdapterCatalog:
         handle = self._handles.get(adapter_id)
         return None if handle is None else handle.key
 
-    def _candidates(self, request: LoRARequest) -> list[Handle]:
-        own = self._handles.get(request.adapter_id)
-        if own is not None and not request.load_inplace:
-            return [own]
-        return list(self._handles.all())
+    def _directory(self, request: LoRARequest) -> str | None:
+        return self._locations.known(request.path, again=request.load_inplace)
 
     def _kept(self, replaced: int | None = None) -> set[AdapterKey]:
         return self._handles.pinned_keys(besides=replaced) | self._in_memory
@@ -267,19 +281,8 @@ class AdapterCatalog:
             raise AdapterError(msg)
         return False
 
-    def _check_same(self, request: LoRARequest, key: AdapterKey) -> None:
-        handle = self._handles.get(request.adapter_id)
-        if handle is None or handle.key == key or request.load_inplace:
-            return
-        msg = (
-            f"{_where(request)}: the id {request.adapter_id} names the adapter "
-            f"{handle.request.name!r} of {handle.request.path!r}, and the content is now another "
-            f"({handle.key} before, {key} now). Use a new id, remove the old one first, or pass "
-            "load_inplace=True."
-        )
-        raise AdapterError(msg)
-
     def _bind(self, request: LoRARequest, stat: AdapterStat, key: AdapterKey) -> None:
+        self._locations.keep(request.path, os.path.dirname(stat.weights.path))
         before = self._handles.bind(Handle(request, stat, key))
         if before is not None:
             self._free_if_unnamed(before)

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import os
-import re
 import stat
 from dataclasses import dataclass
 from pathlib import Path
 
 from plait_kernels.errors import AdapterError
+from plait_lora.locations import is_hub_id
 
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
 PICKLE_NAME = "adapter_model.bin"
-
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 @dataclass(frozen=True)
@@ -144,7 +142,7 @@ def _paths(path: str, where: str) -> tuple[Path, Path]:
 
 
 def _missing(path: str, directory: Path, where: str) -> str:
-    if _HUB_ID.fullmatch(path):
+    if is_hub_id(path):
         return (
             f"{where}: there is no directory {path!r}. It looks like an id on a model hub; ids are "
             "not resolved here. Download the adapter first and pass the directory."

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
+from plait_kernels.errors import AdapterError
 
+if TYPE_CHECKING:
     from plait_lora.files import AdapterStat
     from plait_lora.identity import AdapterKey
     from plait_lora.request import LoRARequest
@@ -46,9 +46,24 @@ class Handles:
         """Return the handle of an id, None if it is not known."""
         return self._by_id.get(adapter_id)
 
-    def all(self) -> Iterable[Handle]:
-        """Return every handle."""
-        return self._by_id.values()
+    def candidates(self, request: LoRARequest) -> list[Handle]:
+        """Return the handles whose content the request may name."""
+        own = self._by_id.get(request.adapter_id)
+        if own is not None and not request.load_inplace:
+            return [own]
+        return list(self._by_id.values())
+
+    def check_same(self, request: LoRARequest, key: AdapterKey, where: str) -> None:
+        """Raise AdapterError if the id names other content than ``key`` and must go on so."""
+        before = self._by_id.get(request.adapter_id)
+        if before is None or before.key == key or request.load_inplace:
+            return
+        msg = (
+            f"{where}: the id {request.adapter_id} names the adapter {before.request.name!r} of "
+            f"{before.request.path!r}, and the content is now another ({before.key} before, {key} "
+            "now). Use a new id, remove the old one first, or pass load_inplace=True."
+        )
+        raise AdapterError(msg)
 
     def is_named(self, key: AdapterKey) -> bool:
         """Whether an id names ``key``."""

@@ -1,0 +1,42 @@
+"""``python -m plait.bench cpu``: what plait and its peers do on the same work, in turns."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from plait.bench import cpu
+from plait_kernels.errors import PlaitError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a benchmark.
+
+    Parameters
+    ----------
+    argv : Sequence[str] | None
+        Options, None = those of the process.
+
+    Returns
+    -------
+    int
+        0, or 1 if it could not be run to its end.
+    """
+    parser = argparse.ArgumentParser(prog="python -m plait.bench", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    cpu.add_options(commands.add_parser("cpu", help=cpu.HELP, description=cpu.HELP))
+    options = parser.parse_args(argv)
+    try:
+        cpu.run(options)
+    except PlaitError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
