@@ -64,14 +64,6 @@ def test_equals_reference(**arguments: Any) -> None:
     check(apply(make(CONFIG), case), case)
 
 
-@pytest.mark.parametrize("tile_rows", [1, 8])
-def test_high_ranks(tile_rows: int) -> None:
-    case = inputs(
-        5, ranks=(1, 100, 512), tile_rows=tile_rows, tokens=6, slots=2, max_adapters=1, dense=False
-    )
-    check(apply(make(CONFIG), case), case)
-
-
 def alike(tile_rows: int, **arguments: Any) -> LoraInputs:
     """Make slots of one shape, one after another in the arena: the case for bundles."""
     options: dict[str, Any] = {

@@ -31,7 +31,7 @@ from plait_lora.store import AdapterStore
 from plait_sampling.sampler import Sampler, sampling_configs
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from plait.engine_args import EngineArgs
     from plait_kernels.config import OpConfig
@@ -43,8 +43,17 @@ SERVED_GROUPS = frozenset(SITE_GROUPS) - {"embed"}
 """Site groups where adapters are served; an adapter on another one is refused by name."""
 
 
-def build_core(args: EngineArgs) -> EngineCore:
+def build_core(
+    args: EngineArgs, *, wrap_table: Callable[[KernelTable], KernelTable] | None = None
+) -> EngineCore:
     """Load the model and put the engine core together.
+
+    Parameters
+    ----------
+    args : EngineArgs
+    wrap_table : Callable[[KernelTable], KernelTable] | None
+        Is given the chosen kernels; the engine is bound to those it returns. For tools that
+        observe kernels.
 
     Raises
     ------
@@ -54,7 +63,7 @@ def build_core(args: EngineArgs) -> EngineCore:
     device = _device(args.device)
     config = plait_models.read_config(args.model, args.load_format)
     max_model_len = _max_model_len(args, config)
-    model, table = _load_model(args, device, config.vocab_size)
+    model, table = _load_model(args, device, config.vocab_size, wrap_table)
     memory = _plan_memory(args, model, max_model_len)
     max_num_seqs = min(args.max_num_seqs, args.max_num_batched_tokens)
     rows = Rows(
@@ -98,7 +107,10 @@ def _max_model_len(args: EngineArgs, config: ModelConfig) -> int:
 
 
 def _load_model(
-    args: EngineArgs, device: torch.device, vocab_size: int
+    args: EngineArgs,
+    device: torch.device,
+    vocab_size: int,
+    wrap_table: Callable[[KernelTable], KernelTable] | None,
 ) -> tuple[Model, KernelTable]:
     max_rows = min(args.max_num_seqs, args.max_num_batched_tokens)
     request = KernelRequest.resolve(args.kernels, os.environ.get("PLAIT_KERNELS"))
@@ -106,7 +118,8 @@ def _load_model(
 
     def build_kernels(configs: Sequence[OpConfig]) -> KernelTable:
         wanted = [*configs, *sampling_configs(vocab_size, max_rows)]
-        tables.append(select(wanted, load_backends(), request, device_of(device)))
+        table = select(wanted, load_backends(), request, device_of(device))
+        tables.append(wrap_table(table) if wrap_table else table)
         return tables[0]
 
     with LoadingProgress() as progress:

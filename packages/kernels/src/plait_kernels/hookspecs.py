@@ -6,7 +6,7 @@ A module that is named by an entry point of group ``plait.kernels`` implements t
 
     @hookimpl
     def plait_kernel_backend():
-        return Backend("fast", kernels=(Kernel("rms_norm", "fast_kernels.norm:make"),))
+        return Backend("fast", (Kernel("rms_norm", "fast_kernels.norm:make"),), api_version=1)
 """
 
 from __future__ import annotations

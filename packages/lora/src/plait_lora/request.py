@@ -22,6 +22,8 @@ class LoRARequest:
         or a request says ``load_inplace=True``.
     lora_path : str
         Directory with ``adapter_config.json`` and ``adapter_model.safetensors``; ``~`` is expanded.
+        Or the id of a repository on the hub, ``"owner/adapter"``: it means the commit of its first
+        use.
     base_model_name : str, optional
         What the server shows as the parent model. It changes nothing else.
     load_inplace : bool, default False

@@ -105,7 +105,7 @@ def find_files(path: str | PathLike[str], load_format: str) -> ModelFiles:
     else:
         message = (
             f"{root}: no such file or directory. Give a directory with config.json and "
-            "safetensors files or a .gguf file; a model of a hub must be downloaded first"
+            "safetensors files or a .gguf file; the engine also takes 'owner/repository' on the hub"
         )
         raise ModelError(message)
     if found is None or load_format not in ("auto", "dummy", found.format):

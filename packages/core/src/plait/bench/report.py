@@ -9,7 +9,7 @@ from plait.bench.pairs import CellResult, SideResult, Spread
 from plait.bench.pool import full_title, title
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Container, Iterator, Sequence
 
 _HEADINGS = ("cell", "ours", "tokens/s", "other", "tokens/s", "ratio", "spread", "goal", "equal")
 _RIGHT = frozenset({2, 4, 5, 6, 7, 8})
@@ -51,11 +51,15 @@ def json_lines(result: CellResult, circumstances: Circumstances) -> Iterator[dic
 
 def table(results: Sequence[CellResult]) -> str:
     """Return the results as text, one line a cell."""
-    rows = [_HEADINGS, *(_row(result) for result in results)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADINGS))]
+    return columns([_HEADINGS, *(_row(result) for result in results)], _RIGHT)
+
+
+def columns(rows: Sequence[Sequence[str]], right: Container[int]) -> str:
+    """Align rows of equal length, the headings first; the columns in ``right`` to the right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [
         "  ".join(
-            f"{text:>{width}}" if column in _RIGHT else f"{text:{width}}"
+            f"{text:>{width}}" if column in right else f"{text:{width}}"
             for column, (text, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in rows
