@@ -7,6 +7,7 @@ tiny random model for tests that need no real one.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from plait import LLM, LoRARequest
 from plait.demo.model import adapter_path, find_demo_model
 
 OUTPUT_TOKENS = 64
+
+DEMO_ADAPTERS = ("sql", "json")
 
 RANDOM_ADAPTERS: dict[str, dict[str, Any]] = {
     "rank1": {"r": 1, "lora_alpha": 32, "target_modules": ["q_proj", "v_proj"]},
@@ -67,9 +70,13 @@ class Oracle:
         base = AutoModelForCausalLM.from_pretrained(
             str(model_path.parent), gguf_file=model_path.name, dtype=torch.float32
         )
-        self.adapters = {name: adapter_path(name) for name in ("sql", "json")}
-        self._model = PeftModel.from_pretrained(base, str(self.adapters["sql"]), adapter_name="sql")
-        self._model.load_adapter(str(self.adapters["json"]), adapter_name="json")
+        self.adapters = {name: adapter_path(name) for name in DEMO_ADAPTERS}
+        # before peft renames them; without what says that the file was quantised
+        self._weights = base.state_dict()
+        config = base.config.to_dict()
+        config.pop("quantization_config", None)
+        self._config = LlamaConfig.from_dict(config)
+        self._model = _with_demo_adapters(base)
         for seed, (name, options) in enumerate(RANDOM_ADAPTERS.items()):
             self._add_random(name, options, seed)
             # peft saves an adapter into a folder of its name.
@@ -98,12 +105,42 @@ class Oracle:
         return self._known[key]
 
     @torch.inference_mode()
+    def logprobs(
+        self, forced: Sequence[tuple[str | None, Sequence[int], Sequence[int]]], dtype: torch.dtype
+    ) -> list[torch.Tensor]:
+        """Run given answers of the base model and the demo adapters in a dtype.
+
+        Parameters
+        ----------
+        forced : Sequence[tuple[str | None, Sequence[int], Sequence[int]]]
+            Adapter, prompt and answer, one request each.
+        dtype : torch.dtype
+            Of weights and activations; peft keeps adapters in float32.
+
+        Returns
+        -------
+        list[Tensor], float32 [tokens of the answer, vocab]
+            Log-probabilities from which each token of the answer is chosen.
+        """
+        model = self._model
+        if dtype != torch.float32:
+            base = LlamaForCausalLM.from_pretrained(
+                None, config=self._config, state_dict=self._weights, dtype=dtype
+            )
+            model = _with_demo_adapters(base).eval()
+        scores = []
+        for adapter, prompt, answer in forced:
+            with _running(model, adapter):
+                logits = model(
+                    input_ids=torch.tensor([[*prompt, *answer]]), logits_to_keep=len(answer) + 1
+                ).logits[0, :-1]
+            scores.append(logits.float().log_softmax(-1))
+        return scores
+
+    @torch.inference_mode()
     def _generate(self, adapter: str | None, prompt: tuple[int, ...], length: int) -> OracleAnswer:
-        if adapter is None:
-            with self._model.disable_adapter():
-                return self._greedy(prompt, length)
-        self._model.set_adapter(adapter)
-        return self._greedy(prompt, length)
+        with _running(self._model, adapter):
+            return self._greedy(prompt, length)
 
     def _greedy(self, prompt: tuple[int, ...], length: int) -> OracleAnswer:
         ids, cache = torch.tensor([prompt]), None
@@ -119,6 +156,24 @@ class Oracle:
             tokens.append(int(best.indices[0]))
             ids = best.indices[:1].view(1, 1)
         return OracleAnswer(tokens, gaps, first)
+
+
+def _with_demo_adapters(base: Any) -> PeftModel:
+    first, *others = DEMO_ADAPTERS
+    model = PeftModel.from_pretrained(base, str(adapter_path(first)), adapter_name=first)
+    for name in others:
+        model.load_adapter(str(adapter_path(name)), adapter_name=name)
+    return model
+
+
+@contextmanager
+def _running(model: PeftModel, adapter: str | None) -> Iterator[None]:
+    if adapter is None:
+        with model.disable_adapter():
+            yield
+    else:
+        model.set_adapter(adapter)
+        yield
 
 
 @pytest.fixture(scope="session")

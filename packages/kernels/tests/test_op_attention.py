@@ -15,19 +15,6 @@ from plait_kernels.torch_backend import attention_decode, attention_prefill
 from plait_kernels.torch_backend.attention import make
 
 MIXED = ((1, 5), (3, 3), (1, 1), (0, 4), (2, 9), (1, 12), (0, 0), (6, 6), (1, 8))
-BATCHES = {
-    "decode": ((1, 5), (1, 1), (1, 8), (1, 19)),
-    "decode of full blocks": ((1, 8), (1, 8)),
-    "one decode row": ((1, 7),),
-    "prefill": ((5, 5), (9, 9), (4, 4)),
-    "one prompt": ((11, 11),),
-    "continued prefill": ((5, 9), (3, 20), (8, 12)),
-    "one continued row": ((5, 9),),
-    "mixed": MIXED,
-    "decode last": ((4, 7), (1, 3), (1, 6)),
-    "no queries": ((0, 4), (0, 0)),
-    "no rows": (),
-}
 
 
 def config(dtype: str = "float32", **params: Any) -> OpConfig:

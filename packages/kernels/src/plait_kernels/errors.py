@@ -1,4 +1,4 @@
-"""The tree of errors that plait raises.
+"""The tree of errors that plait raises::
 
     PlaitError
     ├── InputError (ValueError)        a request, prompt or parameter that cannot be served

@@ -1,6 +1,6 @@
 """The hook by which a distribution brings kernels.
 
-A module that is named by an entry point of group ``plait.kernels`` implements the hook:
+A module that is named by an entry point of group ``plait.kernels`` implements the hook::
 
     from plait_kernels import Backend, Kernel, hookimpl
 
