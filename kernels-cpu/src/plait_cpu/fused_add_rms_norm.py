@@ -4,37 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
-
-from plait_cpu.library import DTYPES, load_library
+from plait_cpu.norm import make_norm
 
 if TYPE_CHECKING:
+    import torch
+
     from plait_kernels.config import OpConfig
     from plait_kernels.ops.fused_add_rms_norm import FusedAddRMSNorm
 
 
 def make(config: OpConfig) -> FusedAddRMSNorm:
     """Make the kernel for one config."""
-    norm = load_library().plait_norm
+    norm = make_norm()
 
     def fused_add_rms_norm(
         x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float
     ) -> torch.Tensor:
-        y = torch.empty(x.shape, dtype=x.dtype)
-        tokens, hidden = x.shape
-        norm(
-            DTYPES[x.dtype],
-            x.data_ptr(),
-            x.stride(0),
-            residual.data_ptr(),
-            residual.stride(0),
-            weight.data_ptr(),
-            y.data_ptr(),
-            tokens,
-            hidden,
-            eps,
-            torch.get_num_threads(),
-        )
-        return y
+        return norm(x, residual, weight, eps)
 
     return fused_add_rms_norm
