@@ -1,4 +1,7 @@
-"""``python -m plait.bench cpu``: what plait and its peers do on the same work, in turns."""
+"""``python -m plait.bench cpu``: what plait and its peers do on the same work, in turns.
+
+``python -m plait.bench profile``: where the time of a step of plait's goes.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from plait.bench import cpu
+from plait.bench import cpu, profile
 from plait_kernels.errors import PlaitError
 
 if TYPE_CHECKING:
@@ -29,9 +32,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m plait.bench", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     cpu.add_options(commands.add_parser("cpu", help=cpu.HELP, description=cpu.HELP))
+    profile.add_options(commands.add_parser("profile", help=profile.HELP, description=profile.HELP))
     options = parser.parse_args(argv)
     try:
-        cpu.run(options)
+        {"cpu": cpu.run, "profile": profile.run}[options.command](options)
     except PlaitError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

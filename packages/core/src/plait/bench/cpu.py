@@ -80,13 +80,7 @@ def run(options: argparse.Namespace) -> None:
         quick=options.quick,
     )
     model = (options.model or find_demo_model()).resolve()
-    circumstances = Circumstances(
-        date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        device=processor_name(),
-        model=model.name,
-        threads=options.threads,
-        seed=options.seed,
-    )
+    around = circumstances(options, model)
     with tempfile.TemporaryDirectory(prefix="plait-bench-") as folder:
         checkpoint, adapters = _make_files(cells, model, Path(folder), options)
         setting = Setting(
@@ -104,20 +98,31 @@ def run(options: argparse.Namespace) -> None:
         )
         results: list[CellResult] = []
         try:
-            _measure_all(cells, setting, adapters, circumstances, options.output, results)
+            _measure_all(cells, setting, adapters, around, options.output, results)
         finally:
             # Also when a later cell fails or somebody has waited long enough.
             if results:
-                print(f"{circumstances.device}, {options.threads} threads, {model.name}\n")
+                print(f"{around.device}, {options.threads} threads, {model.name}\n")
                 print(table(results))
                 print(f"\nMedians; ratio = ours / other. Every repetition is in {options.output}.")
+
+
+def circumstances(options: argparse.Namespace, model: Path) -> Circumstances:
+    """Say what is the same for all results of a run that begins now."""
+    return Circumstances(
+        date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        device=processor_name(),
+        model=model.name,
+        threads=options.threads,
+        seed=options.seed,
+    )
 
 
 def _measure_all(
     cells: Sequence[Cell],
     setting: Setting,
     adapters: Sequence[str],
-    circumstances: Circumstances,
+    around: Circumstances,
     output: Path,
     results: list[CellResult],
 ) -> None:
@@ -126,9 +131,9 @@ def _measure_all(
         for i, cell in enumerate(cells):
             pool.keep(side.system for later in cells[i:] for side in _sides(later))
             _say(f"{cell.name}: {' / '.join(full_title(side.system) for side in _sides(cell))}")
-            prompts = partial(cell.prompts, circumstances.seed, vocab_size=vocab_size)
+            prompts = partial(cell.prompts, around.seed, vocab_size=vocab_size)
             results.append(measure(cell, pool, prompts, adapters, _say))
-            for line in json_lines(results[-1], circumstances):
+            for line in json_lines(results[-1], around):
                 file.write(json.dumps(line) + "\n")
             file.flush()
 
