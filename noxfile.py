@@ -11,7 +11,7 @@ from pathlib import Path
 import nox
 
 nox.options.default_venv_backend = "none"
-nox.options.sessions = ["tests", "lint", "types", "imports"]
+nox.options.sessions = ["tests", "lint", "types", "imports", "docs"]
 
 ROOT = Path(__file__).parent
 ENVIRONMENT = ROOT / ".nox" / "dev"
@@ -76,8 +76,17 @@ def demo(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run every test."""
-    session.run(_development(session), "-m", "pytest", *session.posargs, external=True)
+    """Run every test, a file in one of several processes."""
+    # A worker loads a model for the files that it is given; they come in the order of testpaths,
+    # the long ones first.
+    spread = ("--numprocesses", "auto", "--maxprocesses", "4", "--dist", "loadfile")
+    session.run(
+        *(_development(session), "-m", "pytest", *spread, "--no-loadscope-reorder"),
+        *session.posargs,
+        external=True,
+        # One thread a process: more of them would wait for each other.
+        env={"OMP_NUM_THREADS": "1"},
+    )
 
 
 @nox.session
@@ -130,6 +139,15 @@ def imports(session: nox.Session) -> None:
     """Check who imports whom."""
     _development(session)
     session.run(str(_bin(ENVIRONMENT) / "lint-imports"), external=True)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation into `.nox/docs`; every warning is an error."""
+    python = _development(session)
+    sphinx = (python, "-m", "sphinx", "--fail-on-warning", "--keep-going", "--fresh-env")
+    pages = ("-d", str(ROOT / ".nox" / "doctrees"), str(ROOT / "docs"), str(ROOT / ".nox" / "docs"))
+    session.run(*sphinx, *pages, external=True)
 
 
 @nox.session

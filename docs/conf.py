@@ -26,23 +26,29 @@ PACKAGES = (
 project = "plait"
 release = version = (HERE.parent / "VERSION").read_text().strip()
 exclude_patterns = ["_build"]
+# Quotes around values of options are meant as they stand.
+smartquotes = False
 extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.viewcode",
     "numpydoc",
     "myst_parser",
     "keyword_table",
+    "op_tolerances",
     "program_help",
     "signature_types",
+    "values",
 ]
 
 nitpicky = True
-# Every reference is to a page of this site.
+# In what type aliases stand for.
+nitpick_ignore = [("py:class", f"collections.abc.{name}") for name in ("Callable", "Sequence")]
+
 html_theme = "furo"
 html_title = "plait"
 html_show_copyright = False
 html_copy_source = False
-html_theme_options = {"top_of_page_buttons": []}
+html_theme_options: dict[str, object] = {"top_of_page_buttons": []}
 
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3

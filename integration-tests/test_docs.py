@@ -10,10 +10,14 @@ import venv
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-DOCS = Path(__file__).parents[1] / "docs"
+from plait.demo.model import adapter_path
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
 
 FENCE = re.compile(
     r"(?:^`(?P<file>[^`\n]+)`\n\n)?^```(?P<language>\w+)\n(?P<text>.*?)^```$",
@@ -96,6 +100,26 @@ def test_the_tutorial_runs(capsys: pytest.CaptureFixture[str]) -> None:
     printed = capsys.readouterr().out
     assert "SELECT" in printed
     assert "/no/such/adapter" in printed
+
+
+def test_the_readme_runs(model_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = [block.text for block in blocks(ROOT / "README.md") if block.language == "python"]
+    namespace: dict[str, Any] = {"__name__": "readme"}
+    for block in code:
+        text = block.replace("path/to/model", str(model_path))
+        exec(text.replace("path/to/adapter", str(adapter_path("sql"))), namespace)
+    answers = [output.outputs[0].text.strip() for output in namespace["outputs"]]
+    assert [answer.startswith("SELECT") for answer in answers] == [False, True]
+    assert answers[1] in capsys.readouterr().out
+    assert namespace["plait_kernel_backend"]().name == "acme"
+
+
+def test_pages_name_sessions_that_there_are() -> None:
+    text = (ROOT / "noxfile.py").read_text()
+    sessions = set(re.findall(r"^@nox\.session\ndef (\w+)", text, re.MULTILINE))
+    for page in (*ROOT.glob("*.md"), *DOCS.rglob("*.md")):
+        for named in re.findall(r"\bnox -s ([a-z_ ]+)", page.read_text()):
+            assert set(named.split()) <= sessions, page
 
 
 def test_the_way_to_a_kernel_backend_works(environment: dict[str, str], tmp_path: Path) -> None:

@@ -5,21 +5,20 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from docutils import nodes
-from docutils.parsers.rst import Directive
+from sphinx.util.docutils import SphinxDirective
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
 
 
-class ProgramHelp(Directive):
-    """Run a module of plait's with ``--help``; its arguments are the module and subcommands."""
+class ProgramHelp(SphinxDirective):
+    """Run a program of plait's with ``--help``; its arguments are the module and subcommands."""
 
     required_arguments = 1
     optional_arguments = 9
-    option_spec: ClassVar = {}
 
     def run(self) -> list[nodes.Node]:
         """Return the help as a literal block."""

@@ -8,9 +8,12 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from plait_kernels import OPS
 
 ROOT = Path(__file__).parents[3]
 # Folder → import name.
@@ -25,6 +28,10 @@ PACKAGES = {
 }
 # Backends arrive through entry points: nobody imports them.
 NOT_IMPORTED = {"packages/core": {"plait_cpu"}}
+
+# Documented for what they bring, not for names to import.
+NO_API = {"plait_cpu"}
+REFERENCE = ROOT / "docs" / "reference"
 
 
 def project(package: str) -> dict[str, object]:
@@ -80,3 +87,35 @@ def test_exports_are_exact_and_lazy(module: str) -> None:
         f"import sys, {module}; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def directives(kind: str) -> Iterator[str]:
+    """Find what the reference's pages hand to an autodoc directive."""
+    for page in sorted(REFERENCE.glob("*.md")):
+        yield from re.findall(rf"^\.\. auto{kind}:: (\S+)$", page.read_text(), re.MULTILINE)
+
+
+def documented() -> Iterator[tuple[str, object]]:
+    """Find the names in the reference, each with what it stands for."""
+    for target in directives("(?:class|data|function|exception)"):
+        module, _, name = target.rpartition(".")
+        yield name, getattr(importlib.import_module(module), name)
+    for target in directives("module"):
+        for name, value in vars(importlib.import_module(target)).items():
+            if getattr(value, "__module__", None) == target:
+                yield name, value
+
+
+@pytest.mark.parametrize("module", sorted(set(PACKAGES.values()) - NO_API))
+def test_every_export_is_in_the_reference(module: str) -> None:
+    found = {(name, id(value)) for name, value in documented()}
+    exported = importlib.import_module(module)
+    missing = [n for n in exported.__all__ if (n, id(getattr(exported, n))) not in found]
+    assert not missing, f"add to docs/reference: {', '.join(missing)}"
+
+
+def test_every_op_is_in_the_reference_once() -> None:
+    contracts = [name for name in directives("module") if name.startswith("plait_kernels.ops.")]
+    assert contracts == list(OPS.values()), "a section each in docs/reference/ops.md, in this order"
+    headings = re.findall(r"^## (.+)$", (REFERENCE / "ops.md").read_text(), re.MULTILINE)
+    assert headings == list(OPS)

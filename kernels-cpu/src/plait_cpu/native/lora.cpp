@@ -83,9 +83,8 @@ inline const float* as_float(const bfloat16* row, float* buffer, int64_t length)
 }
 
 // out[i][j] = x[i] · a[j], over a length.
-template <int ROWS, int OTHERS>
-void dots(const float* const* x, const float* const* a, int64_t length,
-          float (*out)[kOthers]) {
+template <int ROWS, int OTHERS, class W>
+void dots(const float* const* x, const W* const* a, int64_t length, float (*out)[kOthers]) {
   Vector sums[ROWS][OTHERS] = {};
   int64_t k = 0;
   for (; k + kWidth <= length; k += kWidth) {
@@ -99,13 +98,13 @@ void dots(const float* const* x, const float* const* a, int64_t length,
   for (int i = 0; i < ROWS; ++i)
     for (int j = 0; j < OTHERS; ++j) {
       float total = sum(sums[i][j]);
-      for (int64_t rest = k; rest < length; ++rest) total += x[i][rest] * a[j][rest];
+      for (int64_t rest = k; rest < length; ++rest) total += x[i][rest] * to_float(a[j][rest]);
       out[i][j] = total;
     }
 }
 
-template <int OTHERS>
-void dots(int rows, const float* const* x, const float* const* a, int64_t length,
+template <int OTHERS, class W>
+void dots(int rows, const float* const* x, const W* const* a, int64_t length,
           float (*out)[kOthers]) {
   switch (rows) {
     case 1: return dots<1, OTHERS>(x, a, length, out);
@@ -132,65 +131,94 @@ class Buffer {
   int64_t capacity_ = 0;
 };
 
-struct Buffers {
-  Buffer<float> x, weights, scale;
-  Buffer<const float*> rows;
-};
-
 // Floats are used where they lie; others are converted into a buffer of this size.
 template <class Element>
 constexpr int64_t converted(int64_t count) {
   return std::is_same_v<Element, float> ? 0 : count;
 }
 
+template <class W>
+struct Buffers {
+  Buffer<float> x, weights, scale;
+  Buffer<const W*> rows;
+  Buffer<const float*> float_rows;
+
+  // Calls use with the rows of a weight: as they are where each is used once, else as floats.
+  template <class Use>
+  void with_floats(const W* const* given, int64_t count, int64_t length, int64_t tokens, Use use) {
+    if (std::is_same_v<W, float> || tokens <= kTokenRows) return use(given);
+    float* memory = weights.at_least(count * length);
+    const float** made = float_rows.at_least(count);
+    for (int64_t r = 0; r < count; ++r)
+      made[r] = as_float(given[r], memory + r * length, length);
+    use(static_cast<const float* const*>(made));
+  }
+};
+
+// Some tokens of a segment, as shrink_item gives them to shrink_rows.
+struct ShrinkRows {
+  const float* const* inputs;  // [tokens]
+  const int32_t* order;        // [tokens]
+  const float* scales;         // [count]
+  float* h;                    // of the first token and rank row
+  int64_t tokens, count, length, h_stride;
+};
+
+template <class W>
+void shrink_rows(const ShrinkRows& job, const W* const* a, const float* token_weight) {
+  for (int64_t r = 0; r < job.count; r += kOthers) {
+    const int others = static_cast<int>(std::min<int64_t>(kOthers, job.count - r));
+    for (int64_t t = 0; t < job.tokens; t += kTokenRows) {
+      const int rows = static_cast<int>(std::min<int64_t>(kTokenRows, job.tokens - t));
+      float products[kTokenRows][kOthers];
+      if (others == kOthers)
+        dots<kOthers>(rows, job.inputs + t, a + r, job.length, products);
+      else
+        for (int j = 0; j < others; ++j) {
+          float column[kTokenRows][kOthers];
+          dots<1>(rows, job.inputs + t, a + r + j, job.length, column);
+          for (int i = 0; i < rows; ++i) products[i][j] = column[i][0];
+        }
+      for (int i = 0; i < rows; ++i) {
+        const float weight = token_weight[job.order[t + i]];
+        for (int j = 0; j < others; ++j)
+          job.h[(t + i) * job.h_stride + r + j] = products[i][j] * (weight * job.scales[r + j]);
+      }
+    }
+  }
+}
+
 template <class T, class W>
 void shrink_item(const Item& item, const T* x, int64_t x_stride, float* h, int64_t h_stride,
                  const float* token_weight, const Tables& tables, const Segments& segments,
-                 const Sites& sites, Buffers& buffers) {
+                 const Sites& sites, Buffers<W>& buffers) {
   const int64_t length = sites.in_features, count = item.last - item.first;
   const int64_t end = std::min<int64_t>(segments.start[item.segment + 1],
                                         item.first_token + kTokens);
   const int64_t tokens = end - item.first_token;
   float* converted_x = buffers.x.at_least(converted<T>(kTokens * length));
-  float* weights = buffers.weights.at_least(converted<W>(count * length));
-  const float** a_rows = buffers.rows.at_least(count);
+  const W** a = buffers.rows.at_least(count);
   float* scales = buffers.scale.at_least(count);
   const float* inputs[kTokens];
   for (int64_t t = 0; t < tokens; ++t)
     inputs[t] = as_float(x + segments.order[item.first_token + t] * x_stride,
                          converted_x + t * length, length);
   each_row<W>(tables, sites, segments.slot[item.segment], 0, sites.count, item.first, item.last,
-              [&](int64_t place, const W* a, const W*, float scale) {
-                a_rows[place] = as_float(a, weights + place * length, length);
+              [&](int64_t place, const W* row, const W*, float scale) {
+                a[place] = row;
                 scales[place] = scale;
               });
-  for (int64_t r = 0; r < count; r += kOthers) {
-    const int others = static_cast<int>(std::min<int64_t>(kOthers, count - r));
-    for (int64_t t = 0; t < tokens; t += kTokenRows) {
-      const int rows = static_cast<int>(std::min<int64_t>(kTokenRows, tokens - t));
-      float products[kTokenRows][kOthers];
-      if (others == kOthers)
-        dots<kOthers>(rows, inputs + t, a_rows + r, length, products);
-      else
-        for (int j = 0; j < others; ++j) {
-          float column[kTokenRows][kOthers];
-          dots<1>(rows, inputs + t, a_rows + r + j, length, column);
-          for (int i = 0; i < rows; ++i) products[i][j] = column[i][0];
-        }
-      for (int i = 0; i < rows; ++i) {
-        const int64_t place = item.first_token + t + i;
-        const float weight = token_weight[segments.order[place]];
-        for (int j = 0; j < others; ++j)
-          h[place * h_stride + item.first + r + j] =
-              products[i][j] * (weight * scales[r + j]);
-      }
-    }
-  }
+  const ShrinkRows job{inputs, segments.order + item.first_token,
+                       scales, h + item.first_token * h_stride + item.first,
+                       tokens, count,
+                       length, h_stride};
+  buffers.with_floats(a, count, length, tokens,
+                      [&](const auto* const* rows) { shrink_rows(job, rows, token_weight); });
 }
 
 // sums[i][j] = Σ_r h[i][r] · b[r][columns of vector j]
-template <int ROWS, int VECTORS>
-void combine(const float* const* h, const float* const* b, int64_t rank, int64_t column,
+template <int ROWS, int VECTORS, class W>
+void combine(const float* const* h, const W* const* b, int64_t rank, int64_t column,
              float (*out)[kOthers * kWidth]) {
   Vector sums[ROWS][VECTORS] = {};
   for (int64_t r = 0; r < rank; ++r) {
@@ -203,8 +231,8 @@ void combine(const float* const* h, const float* const* b, int64_t rank, int64_t
     for (int j = 0; j < VECTORS; ++j) store(out[i] + j * kWidth, sums[i][j]);
 }
 
-template <int VECTORS>
-void combine(int rows, const float* const* h, const float* const* b, int64_t rank, int64_t column,
+template <int VECTORS, class W>
+void combine(int rows, const float* const* h, const W* const* b, int64_t rank, int64_t column,
              float (*out)[kOthers * kWidth]) {
   switch (rows) {
     case 1: return combine<1, VECTORS>(h, b, rank, column, out);
@@ -214,11 +242,48 @@ void combine(int rows, const float* const* h, const float* const* b, int64_t ran
   }
 }
 
+// Some tokens and columns of a segment, as expand_item gives them to expand_rows.
+template <class T>
+struct ExpandRows {
+  const float* h;        // of the first token, and the site's first rank row
+  T* y;                  // of token 0, and the first column
+  const int32_t* order;  // [tokens]
+  int64_t tokens, rank, columns, h_stride, y_stride;
+};
+
+template <class T, class W>
+void expand_rows(const ExpandRows<T>& job, const W* const* b) {
+  constexpr int64_t kBlock = kOthers * kWidth;
+  for (int64_t c = 0; c < job.columns; c += kBlock)
+    for (int64_t t = 0; t < job.tokens; t += kTokenRows) {
+      const int rows = static_cast<int>(std::min<int64_t>(kTokenRows, job.tokens - t));
+      const int64_t width = std::min(kBlock, job.columns - c);
+      const float* hidden[kTokenRows];
+      for (int i = 0; i < rows; ++i) hidden[i] = job.h + (t + i) * job.h_stride;
+      float sums[kTokenRows][kBlock];
+      if (width == kBlock) {
+        combine<kOthers>(rows, hidden, b, job.rank, c, sums);
+      } else {
+        for (int i = 0; i < rows; ++i)
+          for (int64_t j = 0; j < width; ++j) {
+            float total = 0.0f;
+            for (int64_t r = 0; r < job.rank; ++r) total += hidden[i][r] * to_float(b[r][c + j]);
+            sums[i][j] = total;
+          }
+      }
+      for (int i = 0; i < rows; ++i) {
+        T* to = job.y + job.order[t + i] * job.y_stride + c;
+#pragma omp simd
+        for (int64_t j = 0; j < width; ++j)
+          to[j] = from_float<T>(to_float(to[j]) + sums[i][j]);
+      }
+    }
+}
+
 template <class T, class W>
 void expand_item(const Item& item, const float* h, int64_t h_stride, T* y, int64_t y_stride,
                  const Tables& tables, const Segments& segments, const Sites& sites,
-                 Buffers& buffers) {
-  constexpr int64_t kBlock = kOthers * kWidth;
+                 Buffers<W>& buffers) {
   const int64_t slot = segments.slot[item.segment], columns = item.last - item.first;
   const int64_t rank = tables.rank_sum[slot * tables.num_sites + sites.index[item.site]];
   int64_t before = 0;  // rank rows of the sites before this one
@@ -226,37 +291,20 @@ void expand_item(const Item& item, const float* h, int64_t h_stride, T* y, int64
     before += tables.rank_sum[slot * tables.num_sites + sites.index[s]];
   const int64_t end = std::min<int64_t>(segments.start[item.segment + 1],
                                         item.first_token + kTokens);
-  float* weights = buffers.weights.at_least(converted<W>(rank * columns));
-  const float** b_rows = buffers.rows.at_least(rank);
+  const int64_t tokens = end - item.first_token;
+  const W** b = buffers.rows.at_least(rank);
   each_row<W>(tables, sites, slot, item.site, item.site + 1, 0, rank,
-              [&](int64_t place, const W*, const W* b, float) {
-                b_rows[place] = as_float(b + item.first, weights + place * columns, columns);
-              });
-  const int64_t first_column = sites.out_offset[item.site] + item.first;
-  for (int64_t c = 0; c < columns; c += kBlock)
-    for (int64_t t = item.first_token; t < end; t += kTokenRows) {
-      const int rows = static_cast<int>(std::min<int64_t>(kTokenRows, end - t));
-      const int64_t width = std::min(kBlock, columns - c);
-      const float* hidden[kTokenRows];
-      for (int i = 0; i < rows; ++i) hidden[i] = h + (t + i) * h_stride + before;
-      float sums[kTokenRows][kBlock];
-      if (width == kBlock) {
-        combine<kOthers>(rows, hidden, b_rows, rank, c, sums);
-      } else {
-        for (int i = 0; i < rows; ++i)
-          for (int64_t j = 0; j < width; ++j) {
-            float total = 0.0f;
-            for (int64_t r = 0; r < rank; ++r) total += hidden[i][r] * b_rows[r][c + j];
-            sums[i][j] = total;
-          }
-      }
-      for (int i = 0; i < rows; ++i) {
-        T* to = y + segments.order[t + i] * y_stride + first_column + c;
-#pragma omp simd
-        for (int64_t j = 0; j < width; ++j)
-          to[j] = from_float<T>(to_float(to[j]) + sums[i][j]);
-      }
-    }
+              [&](int64_t place, const W*, const W* row, float) { b[place] = row + item.first; });
+  const ExpandRows<T> job{h + item.first_token * h_stride + before,
+                          y + sites.out_offset[item.site] + item.first,
+                          segments.order + item.first_token,
+                          tokens,
+                          rank,
+                          columns,
+                          h_stride,
+                          y_stride};
+  buffers.with_floats(b, rank, columns, tokens,
+                      [&](const auto* const* rows) { expand_rows(job, rows); });
 }
 
 std::vector<Item> shrink_items(const Tables& tables, const Segments& segments,
@@ -299,7 +347,7 @@ void shrink(const T* x, int64_t x_stride, float* h, int64_t h_stride, const floa
   const int64_t count = static_cast<int64_t>(items.size());
 #pragma omp parallel num_threads(count < 4 ? 1 : threads)
   {
-    Buffers buffers;
+    Buffers<W> buffers;
 #pragma omp for schedule(dynamic, 1)
     for (int64_t i = 0; i < count; ++i)
       shrink_item<T, W>(items[i], x, x_stride, h, h_stride, token_weight, tables, segments, sites,
@@ -314,7 +362,7 @@ void expand(const float* h, int64_t h_stride, T* y, int64_t y_stride, const Tabl
   const int64_t count = static_cast<int64_t>(items.size());
 #pragma omp parallel num_threads(count < 4 ? 1 : threads)
   {
-    Buffers buffers;
+    Buffers<W> buffers;
 #pragma omp for schedule(dynamic, 1)
     for (int64_t i = 0; i < count; ++i)
       expand_item<T, W>(items[i], h, h_stride, y, y_stride, tables, segments, sites, buffers);

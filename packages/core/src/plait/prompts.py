@@ -11,14 +11,28 @@ from plait_kernels.errors import InputError
 
 
 class TextPrompt(TypedDict):
-    """A prompt as text; requests share cached prefixes only within one ``cache_salt``."""
+    """A prompt as text.
+
+    Attributes
+    ----------
+    prompt : str
+    cache_salt : str, optional
+        Requests share cached prefixes only within one salt.
+    """
 
     prompt: str
     cache_salt: NotRequired[str]
 
 
 class TokensPrompt(TypedDict):
-    """A prompt as token ids; requests share cached prefixes only within one ``cache_salt``."""
+    """A prompt as token ids.
+
+    Attributes
+    ----------
+    prompt_token_ids : list[int]
+    cache_salt : str, optional
+        Requests share cached prefixes only within one salt.
+    """
 
     prompt_token_ids: list[int]
     cache_salt: NotRequired[str]

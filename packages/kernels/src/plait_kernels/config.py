@@ -11,6 +11,7 @@ BUCKETS = ("decode", "prefill")
 """The token buckets. A step uses the kernels of one of them; index 0 is decode."""
 
 DTYPES = ("float32", "bfloat16", "float16")
+"""The dtypes of activations, by name."""
 
 
 @dataclass(frozen=True)
