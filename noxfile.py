@@ -24,6 +24,7 @@ PACKAGES = (
     "packages/core",
     "packages/testing",
     "kernels-cpu",
+    "kernels-triton",
 )
 CONSTRAINTS = ROOT / "constraints.txt"
 # Its metadata asks for a long source build that nothing here needs, hence no dependencies.

@@ -25,12 +25,13 @@ PACKAGES = {
     "packages/core": "plait",
     "packages/testing": "plait_testing",
     "kernels-cpu": "plait_cpu",
+    "kernels-triton": "plait_triton",
 }
 # Backends arrive through entry points: nobody imports them.
 NOT_IMPORTED = {"packages/core": {"plait_cpu"}}
 
 # Documented for what they bring, not for names to import.
-NO_API = {"plait_cpu"}
+NO_API = {"plait_cpu", "plait_triton"}
 REFERENCE = ROOT / "docs" / "reference"
 
 

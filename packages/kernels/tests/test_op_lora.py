@@ -78,6 +78,8 @@ class Writer:
             dense_offset=torch.tensor(row),
             dense_index=torch.tensor(index, dtype=torch.int32),
             dense_weight=torch.tensor(dense_weight),
+            max_tiles=len(self.tiles),
+            max_dense=len(self.dense),
         )
         served = [token for token, slot in enumerate(token_slot) if slot == 0]
         return LoraBatch(

@@ -228,6 +228,8 @@ def hand_made_lora() -> Callable[[Sequence[LoraSite], Sequence[Adapter]], HandMa
             dense_offset=torch.zeros(1, dtype=torch.int64),
             dense_index=torch.zeros(1, dtype=torch.int32),
             dense_weight=torch.ones(1),
+            max_tiles=int(count.max()),
+            max_dense=0,
         )
         return HandMadeLora(table)
 

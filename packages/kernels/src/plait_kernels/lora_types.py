@@ -60,6 +60,9 @@ class LoraTable:
         Of DENSE_ROW: which row of the base weight it replaces. Unused otherwise.
     dense_weight : Tensor, float32 [dense capacity]
         Of DENSE_ADD: the weight of the adapter in the mix. 1 otherwise.
+    max_tiles, max_dense : int
+        No entry of ``tile_count`` and ``dense_count`` is larger: known on the host, for the size of
+        scratch memory. A captured call may be replayed as long as neither has grown.
     version : int
         Raised by one whenever the tables or the arena are written; lets a backend keep views.
     """
@@ -78,6 +81,8 @@ class LoraTable:
     dense_offset: torch.Tensor
     dense_index: torch.Tensor
     dense_weight: torch.Tensor
+    max_tiles: int
+    max_dense: int
     version: int = 0
 
 

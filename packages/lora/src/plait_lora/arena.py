@@ -114,6 +114,8 @@ class LoraArena:
             dense_offset=self._dense.columns["offset"],
             dense_index=self._dense.columns["index"],
             dense_weight=self._dense.columns["weight"],
+            max_tiles=0,
+            max_dense=0,
         )
 
     def load(
@@ -196,8 +198,12 @@ class LoraArena:
         with torch.inference_mode(mode=False):
             tile_range, dense_range = self._tiles.put(tiles), self._dense.put(dense)
         self._assigned[slot] = tuple(key for key, _ in mix), tile_range, dense_range
-        _write_ranges(table.tile_start[slot], table.tile_count[slot], tiles, tile_range)
-        _write_ranges(table.dense_start[slot], table.dense_count[slot], dense, dense_range)
+        starts, counts = table.tile_start[slot], table.tile_count[slot]
+        longest = _write_ranges(starts, counts, tiles, tile_range)
+        table.max_tiles = max(table.max_tiles, longest)
+        starts, counts = table.dense_start[slot], table.dense_count[slot]
+        longest = _write_ranges(starts, counts, dense, dense_range)
+        table.max_dense = max(table.max_dense, longest)
         self._attach_columns()
         table.version += 1
 
@@ -242,8 +248,12 @@ def _copy_piece(run: torch.Tensor, piece: Piece, t: int, module: ModuleWeights) 
             run.as_strided((rest, width), (width, 1), begin).copy_(matrix[whole * t :])
 
 
-def _write_ranges(starts: torch.Tensor, counts: torch.Tensor, lists: Lists, taken: Range) -> None:
-    """Write a slot's row [sites] of the tables: its lists lie one site after another."""
+def _write_ranges(starts: torch.Tensor, counts: torch.Tensor, lists: Lists, taken: Range) -> int:
+    """Write a slot's row [sites] of the tables and return the largest count.
+
+    A slot's lists lie one site after another.
+    """
     count = np.bincount(lists["site"], minlength=len(counts))
     starts.copy_(torch.from_numpy((taken.start + np.cumsum(count) - count).astype(np.int32)))
     counts.copy_(torch.from_numpy(count.astype(np.int32)))
+    return int(count.max(initial=0))

@@ -202,6 +202,8 @@ class _Writer:
             dense_offset=torch.tensor(row, dtype=i64, device=device),
             dense_index=torch.tensor(index, dtype=i32, device=device),
             dense_weight=torch.tensor(weight, dtype=torch.float32, device=device),
+            max_tiles=int(self.ranges[1].max()),
+            max_dense=int(self.ranges[3].max()),
         )
 
     def _randn(self, *shape: int) -> torch.Tensor:

@@ -59,7 +59,13 @@ def stage(first: Any, second: Any) -> Any:
         return mine if missing <= 0 else _pad(mine, missing)
 
     names = ("arena", *TILE_LISTS, *DENSE_LISTS)
-    table = dataclasses.replace(first.batch.table, **{name: longer(name) for name in names})
+    tables = first.batch.table, second.batch.table
+    table = dataclasses.replace(
+        tables[0],
+        **{name: longer(name) for name in names},
+        max_tiles=max(table.max_tiles for table in tables),
+        max_dense=max(table.max_dense for table in tables),
+    )
     return dataclasses.replace(first, batch=dataclasses.replace(first.batch, table=table))
 
 

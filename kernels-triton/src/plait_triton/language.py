@@ -1,0 +1,53 @@
+"""What all kernels here share: products, and how they follow one another on the device."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+import triton
+import triton.language as tl
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+INTERPRETED: Final = tl.constexpr(bool(triton.knobs.runtime.interpret))
+"""Whether kernels run under Triton's interpreter, on a CPU."""
+
+
+@triton.jit
+def dot(a, b, acc):
+    """Return ``acc + a · b``, float32; float32 operands are not rounded to tf32."""
+    if INTERPRETED:
+        # The interpreter multiplies bfloat16 as if its bits were another format.
+        return acc + tl.dot(a.to(tl.float32), b.to(tl.float32), input_precision="ieee")
+    return tl.dot(a, b, acc, input_precision="ieee")
+
+
+@triton.jit
+def wait_for_inputs(PDL: tl.constexpr):
+    """Wait until the kernels before this one have finished and their results can be read.
+
+    With ``PDL`` every program of every kernel must call this, whether it reads such results or
+    not: the next kernel relies on it for all that came before.
+    """
+    if PDL:
+        tl.extra.cuda.gdc_wait()
+
+
+@triton.jit
+def let_next_start(PDL: tl.constexpr):
+    """Allow the next kernel's programs to start, as far as there is room beside this one's."""
+    if PDL:
+        tl.extra.cuda.gdc_launch_dependents()
+
+
+def launch_options(device: torch.device) -> Mapping[str, Any]:
+    """Return the keywords that every launch on ``device`` takes.
+
+    ``PDL`` is the constexpr argument for the two functions above, ``launch_pdl`` the launch's
+    own: programmatic dependent launch, from compute capability 9.0 on.
+    """
+    if device.type != "cuda" or torch.cuda.get_device_capability(device) < (9, 0):
+        return {"PDL": False}
+    return {"PDL": True, "launch_pdl": True}

@@ -1,0 +1,48 @@
+"""``silu_and_mul``: one pass over the packed gate and up."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import triton
+import triton.language as tl
+
+from plait_triton.language import launch_options, let_next_start, wait_for_inputs
+
+if TYPE_CHECKING:
+    from plait_kernels.config import OpConfig
+
+_BLOCK = 1024
+
+
+@triton.jit
+def _kernel(x, y, stride, features, BLOCK: tl.constexpr, PDL: tl.constexpr):
+    token = tl.program_id(0).to(tl.int64)
+    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = column < features
+    wait_for_inputs(PDL)
+    let_next_start(PDL)
+    gate = tl.load(x + token * stride + column, mask=inside).to(tl.float32)
+    up = tl.load(x + token * stride + features + column, mask=inside).to(tl.float32)
+    value = gate / (1.0 + tl.exp(-gate)) * up
+    tl.store(y + token * features + column, value.to(y.dtype.element_ty), mask=inside)
+
+
+class SiluAndMul:
+    """See ``plait_kernels.ops.silu_and_mul`` for the contract."""
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Return ``silu(first half) · second half``, [tokens, features]."""
+        tokens, features = x.shape[0], x.shape[1] // 2
+        y = torch.empty((tokens, features), dtype=x.dtype, device=x.device)
+        if tokens:
+            grid = (tokens, triton.cdiv(features, _BLOCK))
+            options = launch_options(x.device)
+            _kernel[grid](x, y, x.stride(0), features, BLOCK=_BLOCK, **options)
+        return y
+
+
+def make(config: OpConfig) -> SiluAndMul:
+    """Make the implementation; it takes any config."""
+    return SiluAndMul()
