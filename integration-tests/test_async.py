@@ -148,7 +148,7 @@ def test_a_broken_engine_says_so(on_engine: Callable[..., None]) -> None:
             text = "a kernel broke"
             raise RuntimeError(text)
 
-        engine.engine.core.runner.run = broken  # type: ignore[method-assign, assignment]
+        engine.engine.core.runner.start = broken  # type: ignore[method-assign, assignment]
         with pytest.raises(RuntimeError, match="a kernel broke"):
             await tokens(engine, "x", None)
         with pytest.raises(PlaitError, match="a kernel broke"):

@@ -15,6 +15,8 @@ from safetensors.torch import load_file, save_file
 from plait import LLM, LoRARequest, SamplingParams
 from plait.engine_core import EngineCore
 from plait.messages import CoreOutput, CoreRequest
+from plait.plan import StepResult
+from plait.runner import StartedStep
 from plait_kernels.errors import AdapterError, InputError
 
 PROMPT = list(range(3, 43))
@@ -141,13 +143,25 @@ def test_more_adapters_than_fit_take_turns(
         assert len(llm.llm_engine.core.library().store.resident()) <= keywords["max_loras"]
 
 
+class CopiedStep:
+    """Hands the result of a step on as bytes."""
+
+    def __init__(self, step: StartedStep) -> None:
+        self._step = step
+
+    def result(self) -> StepResult:
+        return copied(self._step.result())
+
+
 class SerialisingCore:
     """Hands every message on as bytes, as a core in another process would get it."""
 
     def __init__(self, core: EngineCore) -> None:
         self._core = core
-        run = core.runner.run
-        core.runner.run = lambda plan: copied(run(copied(plan)))  # type: ignore[method-assign]
+        start = core.runner.start
+        core.runner.start = lambda plan: CopiedStep(  # type: ignore[method-assign]
+            start(copied(plan))
+        )
 
     def add(self, request: CoreRequest) -> None:
         self._core.add(copied(request))
@@ -244,7 +258,7 @@ def test_an_aborted_request_leaves_nothing(llm: LLM) -> None:
 
 
 def test_an_interrupted_call_leaves_nothing(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
-    core_run = llm.llm_engine.core.runner.run
+    core_start = llm.llm_engine.core.runner.start
     steps = 0
 
     def interrupt(plan: Any) -> Any:
@@ -252,9 +266,9 @@ def test_an_interrupted_call_leaves_nothing(llm: LLM, monkeypatch: pytest.Monkey
         steps += 1
         if steps == 3:
             raise KeyboardInterrupt
-        return core_run(plan)
+        return core_start(plan)
 
-    monkeypatch.setattr(llm.llm_engine.core.runner, "run", interrupt)
+    monkeypatch.setattr(llm.llm_engine.core.runner, "start", interrupt)
     with pytest.raises(KeyboardInterrupt):
         run(llm)
     monkeypatch.undo()

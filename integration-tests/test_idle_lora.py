@@ -15,7 +15,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from plait import LLM, LoRARequest, SamplingParams
-from plait.plan import StepPlan, StepResult
+from plait.plan import StepPlan
+from plait.runner import Started
 from plait_kernels import Backend, Kernel, hookimpl
 from plait_kernels.config import OpConfig
 from plait_kernels.torch_backend.lora import make as make_torch_lora
@@ -91,16 +92,16 @@ class StepRecord:
         self.inputs: list[StepInputs] = []
         self.batches = 0
         self.ops: list[tuple[Any, ...]] = []
-        self._run, self._forward = runner.run, runner.model.forward
-        runner.run, runner.model.forward = self.run, self.forward
+        self._start, self._forward = runner.start, runner.model.forward
+        runner.start, runner.model.forward = self.start, self.forward
         if runner.adapters is not None:
             self._batch, runner.adapters.arena.batch = runner.adapters.arena.batch, self.batch
 
-    def run(self, plan: StepPlan) -> StepResult:
+    def start(self, plan: StepPlan) -> Started:
         self.commands.append(plan.commands)
         with Recorder(self.ops):
-            result: StepResult = self._run(plan)
-        return result
+            step: Started = self._start(plan)
+        return step
 
     def forward(self, inputs: StepInputs) -> torch.Tensor:
         self.inputs.append(inputs)

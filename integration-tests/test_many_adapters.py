@@ -18,7 +18,8 @@ from transformers import LlamaForCausalLM
 
 from plait import LLM, LoRARequest, RequestOutput, SamplingParams
 from plait.adapter_library import AdapterLibrary
-from plait.plan import StepPlan, StepResult
+from plait.plan import StepPlan
+from plait.runner import Started
 
 NUM_ADAPTERS, NUM_USED, NUM_REQUESTS = 300, 40, 400
 LAYERS = 2
@@ -102,11 +103,11 @@ class DeviceTraffic:
     def __init__(self, llm: LLM) -> None:
         core = llm.llm_engine.core
         self.loads = self.evictions = self.most_at_once = 0
-        self._library, self._run = core.library(), core.runner.run
+        self._library, self._start = core.library(), core.runner.start
         self._on_device: set[Any] = set()
-        core.runner.run = self.run  # type: ignore[method-assign]
+        core.runner.start = self.start  # type: ignore[method-assign]
 
-    def run(self, plan: StepPlan) -> StepResult:
+    def start(self, plan: StepPlan) -> Started:
         commands = plan.commands
         self._on_device.difference_update(commands.evictions)
         self._on_device.update(load.key for load in commands.loads)
@@ -115,7 +116,7 @@ class DeviceTraffic:
         self.most_at_once = max(self.most_at_once, len(self._on_device))
         assert self._on_device == set(self._library.store.resident())
         check_chunks(self._library)
-        return self._run(plan)
+        return self._start(plan)
 
 
 def check_chunks(library: AdapterLibrary) -> None:

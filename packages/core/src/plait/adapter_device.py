@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
-
 if TYPE_CHECKING:
     from plait.plan import Int32
     from plait_kernels.lora_types import LoraBatch
@@ -65,6 +63,11 @@ class AdapterDevice:
         if self._groups.pop(key, None) is not None:
             self.arena.evict(key)
 
+    def site_groups(self, slots: Int32) -> frozenset[str]:
+        """Return the site groups that the adapters in these slots target; −1 = none."""
+        keys = {key for slot in set(slots.tolist()) - {-1} for key, _ in self._slots[slot]}
+        return frozenset[str]().union(*(self._groups[key] for key in keys))
+
     def batch(self, slots: Int32) -> tuple[LoraBatch | None, frozenset[str]]:
         """Describe tokens to kernels.
 
@@ -80,10 +83,5 @@ class AdapterDevice:
         frozenset[str]
             Site groups that the adapters of these tokens target.
         """
-        used = np.unique(slots)
-        used = used[used >= 0]
-        if not len(used):
-            return None, frozenset()
-        keys = {key for slot in used.tolist() for key, _ in self._slots[slot]}
-        groups = frozenset[str]().union(*(self._groups[key] for key in keys))
-        return self.arena.batch(slots), groups
+        groups = self.site_groups(slots)
+        return (self.arena.batch(slots) if groups else None), groups

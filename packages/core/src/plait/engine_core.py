@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,8 @@ if TYPE_CHECKING:
 
     from plait.adapter_library import AdapterLibrary
     from plait.messages import CoreOutput, CoreRequest
-    from plait.runner import StepRunner
+    from plait.plan import StepPlan
+    from plait.runner import StartedStep, StepRunner
     from plait.scheduler import Scheduler
 
 
@@ -41,6 +43,9 @@ class EngineCore:
     adapters : AdapterLibrary | None
         None: LoRA is not enabled.
     info : CoreInfo
+    steps_ahead : int
+        Steps that the device may work on while the next is planned. Their outputs come that many
+        calls of ``step`` later.
     """
 
     def __init__(
@@ -49,11 +54,16 @@ class EngineCore:
         runner: StepRunner,
         adapters: AdapterLibrary | None,
         info: CoreInfo,
+        *,
+        steps_ahead: int = 0,
     ) -> None:
         self.scheduler = scheduler
         self.runner = runner
         self.adapters = adapters
         self.info = info
+        self.steps_ahead = steps_ahead
+        self._started: deque[tuple[StepPlan, StartedStep]] = deque()
+        self._outputs: list[CoreOutput] = []
 
     def add(self, request: CoreRequest) -> None:
         """Queue a request.
@@ -78,16 +88,19 @@ class EngineCore:
         return self.scheduler.has_work
 
     def step(self) -> list[CoreOutput]:
-        """Run one step and return what it gave each request."""
+        """Start one step and return what the step ``steps_ahead`` before it gave each request."""
         self._resolve()
         plan = self.scheduler.schedule()
         try:
-            result = self.runner.run(plan)
+            self._started.append((plan, self.runner.start(plan)))
+            # Nothing to run: what is planned next depends on the steps that are under way.
+            self._commit_all_but(self.steps_ahead if plan.num_tokens else 0)
         except BaseException:
             # An interrupted step is taken back, so that the engine can go on.
+            self._started.clear()
             self.scheduler.roll_back()
             raise
-        outputs = self.scheduler.commit(plan, result)
+        outputs, self._outputs = self._outputs, []
         self._let_go(outputs)
         return outputs
 
@@ -107,6 +120,13 @@ class EngineCore:
             text = "LoRA is not enabled in this engine; create it with enable_lora=True"
             raise InputError(text)
         return self.adapters
+
+    def _commit_all_but(self, under_way: int) -> None:
+        while len(self._started) > under_way:
+            plan, step = self._started[0]
+            result = step.result()
+            self._started.popleft()
+            self._outputs += self.scheduler.commit(plan, result)
 
     def _resolve(self) -> None:
         for request in self.scheduler.resolving():

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from plait_kernels.transfer import upload
 from plait_sampling.rows import SamplingRows
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ class Rows:
 
     def upload(self, array: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> torch.Tensor:
         """Return ``array`` as a tensor on the device."""
-        return torch.from_numpy(array).to(self.device, non_blocking=True)
+        return upload(array, self.device)
 
     def _fill(self, new: NewRow) -> None:
         row = new.row

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -10,13 +11,16 @@ import torch
 from plait.plan import Int32, StepPlan, StepResult
 from plait_kernels.attention_types import AttentionBatch
 from plait_kernels.config import BUCKETS
+from plait_kernels.transfer import Download
 from plait_models.model import StepInputs
 from plait_sampling.token_logprobs import TokenLogprobs
 
 if TYPE_CHECKING:
     from plait.adapter_device import AdapterDevice
+    from plait.decode_steps import DecodeSteps
     from plait.rows import Rows
     from plait_kernels.lora_types import LoraBatch
+    from plait_lora.identity import AdapterKey
     from plait_models.model import Model
     from plait_sampling.sampler import Sampler
 
@@ -27,11 +31,45 @@ _SCORED_AT_ONCE = 256
 """Prompt positions whose logits exist at the same time."""
 
 
+class StartedStep(Protocol):
+    """A step that the device works on."""
+
+    def result(self) -> StepResult:
+        """Wait for the step and return what it gave."""
+
+
 class StepRunner(Protocol):
     """What EngineCore needs of a runner."""
 
-    def run(self, plan: StepPlan) -> StepResult:
-        """Execute ``plan``."""
+    def start(self, plan: StepPlan) -> StartedStep:
+        """Hand ``plan`` to the device; on a GPU it is not waited for."""
+
+
+@dataclass(frozen=True, eq=False)
+class Started:
+    """A step whose tokens are on their way to the host.
+
+    Attributes
+    ----------
+    token_start : ndarray, int32 [n + 1]
+    token_ids : Download | None
+        None: no row of the step drew a token.
+    logprobs, prompt_logprobs, loaded
+        As in ``StepResult``.
+    """
+
+    token_start: Int32
+    token_ids: Download | None
+    logprobs: tuple[TokenLogprobs | None, ...]
+    prompt_logprobs: tuple[TokenLogprobs | None, ...]
+    loaded: tuple[AdapterKey, ...]
+
+    def result(self) -> StepResult:
+        """Wait for the tokens."""
+        tokens = np.zeros(0, np.int32) if self.token_ids is None else self.token_ids.wait()
+        return StepResult(
+            self.token_start, tokens, self.logprobs, self.prompt_logprobs, self.loaded
+        )
 
 
 class Runner:
@@ -45,6 +83,8 @@ class Runner:
     kv : Tensor [num_blocks, layers, 2, block_size, kv_heads, head_dim]
     adapters : AdapterDevice | None
         None: no LoRA.
+    decode_steps : DecodeSteps | None
+        Runs the steps that it takes; None: every step is computed as it comes.
     """
 
     def __init__(
@@ -54,16 +94,21 @@ class Runner:
         sampler: Sampler,
         kv: torch.Tensor,
         adapters: AdapterDevice | None,
+        decode_steps: DecodeSteps | None = None,
     ) -> None:
         self.model = model
         self.rows = rows
         self.sampler = sampler
         self.kv = kv
         self.adapters = adapters
+        self.decode_steps = decode_steps
 
     @torch.inference_mode()
-    def run(self, plan: StepPlan) -> StepResult:
-        """Execute a plan.
+    def start(self, plan: StepPlan) -> Started:
+        """Hand a plan to the device.
+
+        Steps run in the order in which they are started, and each sees what those before it left
+        in the rows, so that a step may be started before the result of the last one is known.
 
         Parameters
         ----------
@@ -71,17 +116,23 @@ class Runner:
 
         Returns
         -------
-        StepResult
+        Started
         """
         loaded = self.adapters.execute(plan.commands) if self.adapters else ()
         self.rows.apply(plan)
         if not len(plan.row):
-            return StepResult(np.zeros(1, np.int32), np.zeros(0, np.int32), (), (), loaded)
-        inputs = self._inputs(plan)
-        hidden = self.model.forward(inputs)
-        prompt_logprobs = self._score_prompts(plan, hidden, inputs.bucket)
-        starts, tokens, logprobs = self._sample(plan, hidden, inputs)
-        return StepResult(starts, tokens, logprobs, prompt_logprobs, loaded)
+            return Started(np.zeros(1, np.int32), None, (), (), loaded)
+        prompt_logprobs: tuple[TokenLogprobs | None, ...] = (None,) * len(plan.row)
+        if self.decode_steps is not None and self.decode_steps.takes(plan):
+            logits = self.decode_steps.run(plan)
+        else:
+            inputs = self._inputs(plan)
+            hidden = self.model.forward(inputs)
+            prompt_logprobs = self._score_prompts(plan, hidden, inputs.bucket)
+            last = self.rows.upload((np.cumsum(plan.count) - 1)[plan.sample])
+            logits = self._logits(hidden[last], plan.row[plan.sample], inputs.bucket)
+        starts, tokens, logprobs = self._sample(plan, logits)
+        return Started(starts, tokens, logprobs, prompt_logprobs, loaded)
 
     def _inputs(self, plan: StepPlan) -> StepInputs:
         rows = self.rows
@@ -121,18 +172,16 @@ class Runner:
         return self.adapters.batch(self.rows.slot[row])
 
     def _sample(
-        self, plan: StepPlan, hidden: torch.Tensor, inputs: StepInputs
-    ) -> tuple[Int32, Int32, tuple[TokenLogprobs | None, ...]]:
+        self, plan: StepPlan, logits: torch.Tensor
+    ) -> tuple[Int32, Download | None, tuple[TokenLogprobs | None, ...]]:
         """Draw the next token of the rows that reached their end; (starts, ids, logprobs)."""
         rows = self.rows
         starts = np.zeros(len(plan.row) + 1, np.int32)
         np.cumsum(plan.sample, out=starts[1:])
         logprobs: list[TokenLogprobs | None] = [None] * len(plan.row)
         if not starts[-1]:
-            return starts, np.zeros(0, np.int32), tuple(logprobs)
+            return starts, None, tuple(logprobs)
         row = plan.row[plan.sample]
-        last = rows.upload(np.cumsum(plan.count)[plan.sample] - 1)
-        logits = self._logits(hidden[last], row, inputs.bucket)
         length = (plan.start + plan.count)[plan.sample]
         drawn = self.sampler.sample(
             logits,
@@ -147,7 +196,7 @@ class Runner:
             places = np.flatnonzero(plan.sample)
             for i, one in zip(places, drawn.logprobs.to_host(len(row)), strict=True):
                 logprobs[i] = one
-        return starts, drawn.token_ids.to("cpu", torch.int32).numpy(), tuple(logprobs)
+        return starts, Download(drawn.token_ids.to(torch.int32)), tuple(logprobs)
 
     def _logits(self, hidden: torch.Tensor, row: Int32, bucket: int) -> torch.Tensor:
         """Logits of hidden states, each of the sequence in the row beside it."""

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from plait_kernels.lora_types import DENSE_ROW, TILE_ROWS, LoraBatch, LoraTable
+from plait_kernels.transfer import upload
 from plait_lora.batch import build_batch
 from plait_lora.tables import (
     FlatLists,
@@ -69,6 +70,8 @@ class LoraArena:
     list_capacity : int
         Entries that the flat lists have at first. They double when they are full, which replaces
         their tensors.
+    max_tiles : int
+        What the table says at first as its bound; it grows when a mix has more tiles at a site.
 
     Attributes
     ----------
@@ -85,6 +88,7 @@ class LoraArena:
         device: torch.device | str = "cpu",
         tile_rows: int = TILE_ROWS,
         list_capacity: int = 1024,
+        max_tiles: int = 0,
     ) -> None:
         self._chunk_bytes = chunk_bytes
         self._num_chunks = num_chunks
@@ -114,7 +118,7 @@ class LoraArena:
             dense_offset=self._dense.columns["offset"],
             dense_index=self._dense.columns["index"],
             dense_weight=self._dense.columns["weight"],
-            max_tiles=0,
+            max_tiles=max_tiles,
             max_dense=0,
         )
 
@@ -151,7 +155,8 @@ class LoraArena:
             memory, starts = table.arena, bases
         else:
             # one transfer for each run instead of one for each module
-            memory = torch.empty(layout.num_chunks * self._chunk_bytes, dtype=torch.uint8)
+            size = layout.num_chunks * self._chunk_bytes
+            memory = torch.empty(size, dtype=torch.uint8, pin_memory=True)
             ends = np.cumsum(layout.runs) * self._chunk_bytes
             starts = [0, *ends.tolist()][:-1]
         for piece in layout.pieces:
@@ -169,7 +174,8 @@ class LoraArena:
         if not on_host:
             for base, start, run in zip(bases, starts, layout.runs, strict=True):
                 size = run * self._chunk_bytes
-                table.arena[base : base + size] = memory[start : start + size]
+                target = table.arena[base : base + size]
+                target.copy_(memory[start : start + size], non_blocking=True)
         self._residents[key] = _Resident(
             tile_lists(layout, bases, modules), dense_lists(layout, bases, dense)
         )
@@ -254,6 +260,7 @@ def _write_ranges(starts: torch.Tensor, counts: torch.Tensor, lists: Lists, take
     A slot's lists lie one site after another.
     """
     count = np.bincount(lists["site"], minlength=len(counts))
-    starts.copy_(torch.from_numpy((taken.start + np.cumsum(count) - count).astype(np.int32)))
-    counts.copy_(torch.from_numpy(count.astype(np.int32)))
+    first = taken.start + np.cumsum(count) - count
+    starts.copy_(upload(first.astype(np.int32), starts.device))
+    counts.copy_(upload(count.astype(np.int32), counts.device))
     return int(count.max(initial=0))

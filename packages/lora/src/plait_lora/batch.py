@@ -2,17 +2,89 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from plait_kernels.lora_types import LoraBatch
+from plait_kernels.transfer import upload
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
     from plait_kernels.lora_types import LoraTable
+
+
+@dataclass(frozen=True, eq=False)
+class TokenGroups:
+    """What a ``LoraBatch`` says beside its table, on the host.
+
+    Attributes
+    ----------
+    token_slot, order : ndarray, int32 [tokens]
+    token_weight : ndarray, float32 [tokens]
+    segment_slot : ndarray, int32 [capacity]
+    segment_start : ndarray, int32 [capacity + 1]
+    num_segments : ndarray, int32 [1]
+        As in ``LoraBatch``; entries past the end are 0.
+    """
+
+    token_slot: npt.NDArray[np.int32]
+    token_weight: npt.NDArray[np.float32]
+    order: npt.NDArray[np.int32]
+    segment_slot: npt.NDArray[np.int32]
+    segment_start: npt.NDArray[np.int32]
+    num_segments: npt.NDArray[np.int32]
+
+    @classmethod
+    def of(
+        cls,
+        token_slot: npt.NDArray[np.int32],
+        token_weight: npt.NDArray[np.float32] | None = None,
+        *,
+        capacity: int,
+    ) -> TokenGroups:
+        """Group tokens by the slot of their mix.
+
+        Parameters
+        ----------
+        token_slot : ndarray, int32 [tokens]
+            -1 = base model only.
+        token_weight : ndarray, float32 [tokens] | None
+            Scale of the whole mix for each token; None means 1.
+        capacity : int
+            Segments that there is room for; at least the number of different slots.
+
+        Returns
+        -------
+        TokenGroups
+            Shares no memory with the arguments.
+        """
+        tokens = len(token_slot)
+        # a stable sort keeps the tokens of one slot ascending
+        ranked = np.argsort(token_slot, kind="stable").astype(np.int32)
+        slots = token_slot[ranked]
+        bases = int(np.searchsorted(slots, 0))
+        slots = slots[bases:]
+        starts = np.flatnonzero(np.diff(slots, prepend=-1))
+        count = len(starts)
+        order = np.zeros(tokens, np.int32)
+        order[: tokens - bases] = ranked[bases:]
+        segment_slot = np.zeros(capacity, np.int32)
+        segment_slot[:count] = slots[starts]
+        segment_start = np.zeros(capacity + 1, np.int32)
+        segment_start[:count] = starts
+        segment_start[count] = tokens - bases
+        weight = np.ones(tokens, np.float32) if token_weight is None else token_weight.copy()
+        return cls(
+            token_slot=token_slot.copy(),
+            token_weight=weight,
+            order=order,
+            segment_slot=segment_slot,
+            segment_start=segment_start,
+            num_segments=np.array([count], np.int32),
+        )
 
 
 def build_batch(
@@ -36,32 +108,15 @@ def build_batch(
         On the table's device, sharing no memory with the arguments. It has room for as many
         segments as there are tokens, or slots where they are fewer; entries past the end are 0.
     """
-    tokens = len(token_slot)
-    # a stable sort keeps the tokens of one slot ascending
-    ranked = np.argsort(token_slot, kind="stable").astype(np.int32)
-    slots = token_slot[ranked]
-    bases = int(np.searchsorted(slots, 0))
-    slots = slots[bases:]
-    starts = np.flatnonzero(np.diff(slots, prepend=-1))
-    count, capacity = len(starts), min(tokens, table.tile_start.shape[0])
-    order = np.zeros(tokens, np.int32)
-    order[: tokens - bases] = ranked[bases:]
-    segment_slot = np.zeros(capacity, np.int32)
-    segment_slot[:count] = slots[starts]
-    segment_start = np.zeros(capacity + 1, np.int32)
-    segment_start[:count] = starts
-    segment_start[count] = tokens - bases
-    weight = np.ones(tokens, np.float32) if token_weight is None else token_weight.copy()
+    capacity = min(len(token_slot), table.tile_start.shape[0])
+    groups = TokenGroups.of(token_slot, token_weight, capacity=capacity)
     device = table.arena.device
-    on_device = (
-        torch.from_numpy(values).to(device)
-        for values in (
-            token_slot.copy(),
-            weight,
-            order,
-            segment_slot,
-            segment_start,
-            np.array([count], np.int32),
-        )
+    return LoraBatch(
+        table=table,
+        token_slot=upload(groups.token_slot, device),
+        token_weight=upload(groups.token_weight, device),
+        order=upload(groups.order, device),
+        segment_slot=upload(groups.segment_slot, device),
+        segment_start=upload(groups.segment_start, device),
+        num_segments=upload(groups.num_segments, device),
     )
-    return LoraBatch(table, *on_device)

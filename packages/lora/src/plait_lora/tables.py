@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from plait_kernels.lora_types import DENSE_ADD
+from plait_kernels.transfer import upload
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -122,7 +123,7 @@ class FlatLists:
             self._grow(max(2 * self.ranges.capacity, length))
             start = self.ranges.allocate(length)
         for name, column in self.columns.items():
-            column[start : start + length] = torch.from_numpy(values[name])
+            column[start : start + length] = upload(values[name], column.device)
         return Range(start, length)
 
     def remove(self, taken: Range) -> None:

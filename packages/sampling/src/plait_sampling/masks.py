@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from plait_kernels.transfer import to_device
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -28,7 +30,7 @@ def apply_allowed(logits: torch.Tensor, extras: Sequence[RowExtras]) -> None:
     pairs = [(place, token) for place in limited for token in extras[place].allowed or ()]
     places, tokens = _to_device(pairs, logits.device)
     kept = logits[places, tokens]
-    logits[torch.tensor(limited, device=logits.device)] = -torch.inf
+    logits[to_device(torch.tensor(limited), logits.device)] = -torch.inf
     logits[places, tokens] = kept
 
 
@@ -55,7 +57,7 @@ def hold_back(logits: torch.Tensor, extras: Sequence[RowExtras], num_output: tor
     if not pairs:
         return
     places, tokens = _to_device(pairs, logits.device)
-    least = torch.tensor([extra.min_tokens for extra in extras], device=logits.device)
+    least = to_device(torch.tensor([extra.min_tokens for extra in extras]), logits.device)
     short = (num_output < least)[places]
     logits[places, tokens] = logits[places, tokens].masked_fill(short, -torch.inf)
 
@@ -75,11 +77,11 @@ def apply_bias(logits: torch.Tensor, extras: Sequence[RowExtras]) -> None:
         return
     places, tokens = _to_device(pairs, logits.device)
     amounts = [amount for extra in extras for amount in extra.logit_bias.values()]
-    logits[places, tokens] += torch.tensor(amounts, dtype=logits.dtype, device=logits.device)
+    logits[places, tokens] += to_device(torch.tensor(amounts, dtype=logits.dtype), logits.device)
 
 
 def _to_device(
     pairs: Sequence[tuple[int, int]], device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    places, tokens = torch.tensor(pairs, dtype=torch.int64).T.contiguous().to(device)
+    places, tokens = to_device(torch.tensor(pairs, dtype=torch.int64).T.contiguous(), device)
     return places, tokens

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from plait_kernels.sampling_types import PenaltyBatch, SampleBatch
+from plait_kernels.transfer import to_device
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -166,8 +167,8 @@ class SamplingRows:
     def _flush(self) -> None:
         if not self._changed:
             return
-        rows = torch.tensor(sorted(self._changed))
-        device_rows = rows.to(self._floats.device)
-        self._floats[:, device_rows] = self._host_floats[:, rows].to(self._floats.device)
-        self._ints[:, device_rows] = self._host_ints[:, rows].to(self._ints.device)
+        rows, device = torch.tensor(sorted(self._changed)), self._floats.device
+        device_rows = to_device(rows, device)
+        self._floats[:, device_rows] = to_device(self._host_floats[:, rows], device)
+        self._ints[:, device_rows] = to_device(self._host_ints[:, rows], device)
         self._changed.clear()

@@ -6,15 +6,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
+import numpy as np
 import torch
 
 from plait_kernels.config import BUCKETS, OpConfig
 from plait_kernels.sampling_types import PenaltyBatch, SampleBatch
+from plait_kernels.transfer import to_device, upload
 from plait_sampling import masks
 from plait_sampling.logprobs import LogprobsTensors, prompt_logprobs, sampled_logprobs
 
 if TYPE_CHECKING:
-    import numpy as np
     import numpy.typing as npt
 
     from plait_sampling.rows import SamplingRows
@@ -125,8 +126,8 @@ class Sampler:
         """
         extras = params.extras(rows)
         device = logits.device
-        index = torch.as_tensor(rows, dtype=torch.int64).to(device, non_blocking=True)
-        position = torch.as_tensor(length, dtype=torch.int64).to(device, non_blocking=True)
+        index = upload(rows.astype(np.int64), device)
+        position = upload(length.astype(np.int64), device)
 
         asked = [place for place, extra in enumerate(extras) if extra.logprobs is not None]
         raw = logits[asked] if asked else None  # a copy: what follows works in place
@@ -136,7 +137,7 @@ class Sampler:
         masks.apply_bias(logits, extras)
         penalised = [place for place, extra in enumerate(extras) if extra.penalised]
         if penalised:
-            at = torch.tensor(penalised, device=device)
+            at = to_device(torch.tensor(penalised), device)
             longest = int(length[penalised].max())
             batch = params.gather_penalties(
                 index[at],

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from plait.engine_args import EngineArgs
-    from plait.plan import StepPlan, StepResult
-    from plait.runner import StepRunner
+    from plait.plan import StepPlan
+    from plait.runner import StartedStep, StepRunner
     from plait_lora.request import LoRARequest
 
 
@@ -75,13 +75,13 @@ class TimedRunner:
         self.rows = self.tokens = 0
         self.seconds = 0.0
 
-    def run(self, plan: StepPlan) -> StepResult:
+    def start(self, plan: StepPlan) -> StartedStep:
         """Execute ``plan``."""
         started = perf_counter()
-        result = self._runner.run(plan)
+        step = self._runner.start(plan)
         self.seconds = perf_counter() - started
         self.rows, self.tokens = len(plan.row), plan.num_tokens
-        return result
+        return step
 
 
 class TimedEngine:
