@@ -18,7 +18,9 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from plait import LLM, LoRARequest
+from plait.decode_steps import DecodeSteps, step_sizes
 from plait.demo.model import adapter_path, find_demo_model
+from plait.runner import Runner
 
 OUTPUT_TOKENS = 64
 
@@ -256,3 +258,25 @@ def save_tiny_adapter(
         return path
 
     return save
+
+
+@pytest.fixture(scope="session")
+def plan_ahead() -> Callable[[LLM], LLM]:
+    """Make an engine run its steps as it would on a GPU: padded, and planned one ahead."""
+
+    def plan_ahead(llm: LLM) -> LLM:
+        core = llm.llm_engine.core
+        runner = core.runner
+        assert isinstance(runner, Runner)
+        runner.decode_steps = DecodeSteps(
+            runner.model,
+            runner.rows,
+            runner.kv,
+            runner.adapters,
+            sizes=step_sizes(core.scheduler.config.max_num_seqs),
+            capture=False,
+        )
+        core.steps_ahead = 1
+        return llm
+
+    return plan_ahead

@@ -103,6 +103,12 @@ def test_the_adapters_do_something(comparison: Comparison) -> None:
             assert own.token_ids != base.token_ids, adapter
 
 
+def test_steps_planned_ahead(
+    make_llm: Callable[..., LLM], plan_ahead: Callable[[LLM], LLM], comparison: Comparison
+) -> None:
+    comparison.check(comparison.run(plan_ahead(make_llm(max_num_batched_tokens=128))))
+
+
 def test_a_warm_prefix_cache(llm: LLM, comparison: Comparison) -> None:
     llm.reset_prefix_cache()
     cold = comparison.run(llm)

@@ -41,7 +41,6 @@ class DecodeBuffers:
     ----------
     capacity : int
         Segments that there is room for.
-    lora : LoraBatch | None
     """
 
     def __init__(self, size: int, rows: Rows, table: LoraTable | None) -> None:
@@ -58,10 +57,9 @@ class DecodeBuffers:
         parts = {name: self._buffer[place] for name, place in self._places.items()}
         self._row, self._start = parts.pop("row"), parts.pop("start")
         self._kv_length, self._query_start = parts.pop("kv_length"), parts.pop("query_start")
-        self.lora: LoraBatch | None = None
         if table is not None:
-            weight = parts.pop("token_weight").view(torch.float32)
-            self.lora = LoraBatch(table, token_weight=weight, **parts)
+            parts["token_weight"] = parts["token_weight"].view(torch.float32)
+        self._table, self._of_lora = table, parts
 
     def fill(self, row: Int32, start: Int32, groups: TokenGroups | None) -> None:
         """Describe a step, in one copy that is not waited for.
@@ -118,10 +116,15 @@ class DecodeBuffers:
             slot_mapping=slot.where(self._kv_length > 0, -1),
             kv=kv,
             attention=attention,
-            lora=self.lora if site_groups else None,
+            lora=self._lora() if site_groups else None,
             site_groups=site_groups,
             bucket=_DECODE,
         )
+
+    def _lora(self) -> LoraBatch:
+        assert self._table is not None
+        # A new object each time: kernels that are not captured may keep what they learn of one.
+        return LoraBatch(self._table, **self._of_lora)
 
 
 def _widths(size: int, segments: int | None) -> dict[str, int]:
