@@ -43,6 +43,8 @@ class Request:
     num_pending : int
         Tokens sampled by planned steps that are not committed yet.
     blocks : list[int]
+    num_remembered : int
+        How many of them the prefix cache knows.
     row : int
         Row of device state while it runs, else −1.
     mix : Mix
@@ -64,6 +66,7 @@ class Request:
         self.num_pending = 0
         self.num_cached_tokens: int | None = None
         self.blocks: list[int] = []
+        self.num_remembered = 0
         self.row = -1
         self.mix: Mix = ()
         self.lease: Lease | None = None

@@ -235,6 +235,7 @@ class Scheduler:
         self.pool.take(cached)
         blocks = cached + self.pool.allocate(need)
         request.num_computed = num_cached
+        request.num_remembered = len(cached)
         if request.num_cached_tokens is None:
             request.num_cached_tokens = num_cached
         request.row = self._free_rows.pop()
@@ -328,6 +329,10 @@ class Scheduler:
 
     def _remember_blocks(self, request: Request, computed: int) -> None:
         full = min(computed, len(request.tokens)) // self.config.block_size
+        first = request.num_remembered
+        if full <= first or not self.pool.enable_caching:
+            return
         hashes = request.hashes(self.config.block_size, full)
-        for block, digest in zip(request.blocks, hashes, strict=False):
+        for block, digest in zip(request.blocks[first:full], hashes[first:], strict=True):
             self.pool.remember(block, digest)
+        request.num_remembered = full

@@ -25,6 +25,10 @@ ApplyPenalties: TypeAlias = Callable[[torch.Tensor, PenaltyBatch], None]
 Sample: TypeAlias = Callable[[torch.Tensor, SampleBatch], torch.Tensor]
 
 
+SAMPLING_OPS = ("apply_penalties", "sample")
+"""The ops that a Sampler calls."""
+
+
 class Table(Protocol):
     """The part of a KernelTable that is used here."""
 
@@ -43,7 +47,7 @@ def sampling_configs(vocab_size: int, max_rows: int) -> tuple[OpConfig, ...]:
     """
     return tuple(
         OpConfig.of(op, dtype="float32", bucket=bucket, max_tokens=max_rows, vocab=vocab_size)
-        for op in ("apply_penalties", "sample")
+        for op in SAMPLING_OPS
         for bucket in BUCKETS
     )
 
@@ -85,10 +89,7 @@ class Sampler:
     def from_table(cls, table: Table, vocab_size: int) -> Sampler:
         """Bind the ops of ``sampling_configs``; a step samples with the decode bucket's."""
         decode = BUCKETS.index("decode")
-        bound = [
-            table.bind(op, "float32", vocab=vocab_size)[decode]
-            for op in ("apply_penalties", "sample")
-        ]
+        bound = [table.bind(op, "float32", vocab=vocab_size)[decode] for op in SAMPLING_OPS]
         return cls(*bound)
 
     def sample(
