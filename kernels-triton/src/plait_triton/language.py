@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
@@ -42,6 +44,7 @@ def let_next_start(PDL: tl.constexpr):
         tl.extra.cuda.gdc_launch_dependents()
 
 
+@functools.cache
 def launch_options(device: torch.device) -> Mapping[str, Any]:
     """Return the keywords that every launch on ``device`` takes.
 
@@ -49,5 +52,5 @@ def launch_options(device: torch.device) -> Mapping[str, Any]:
     own: programmatic dependent launch, from compute capability 9.0 on.
     """
     if device.type != "cuda" or torch.cuda.get_device_capability(device) < (9, 0):
-        return {"PDL": False}
-    return {"PDL": True, "launch_pdl": True}
+        return MappingProxyType({"PDL": False})
+    return MappingProxyType({"PDL": True, "launch_pdl": True})

@@ -17,7 +17,7 @@ _BLOCK = 1024
 
 
 @triton.jit
-def _kernel(x, y, stride, features, BLOCK: tl.constexpr, PDL: tl.constexpr):
+def silu_and_mul_kernel(x, y, stride, features, BLOCK: tl.constexpr, PDL: tl.constexpr):
     token = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = column < features
@@ -39,7 +39,7 @@ class SiluAndMul:
         if tokens:
             grid = (tokens, triton.cdiv(features, _BLOCK))
             options = launch_options(x.device)
-            _kernel[grid](x, y, x.stride(0), features, BLOCK=_BLOCK, **options)
+            silu_and_mul_kernel[grid](x, y, x.stride(0), features, BLOCK=_BLOCK, **options)
         return y
 
 

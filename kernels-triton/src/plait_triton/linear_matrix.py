@@ -1,0 +1,193 @@
+"""``linear`` of a few rows: tensor cores, the weight as the tall operand, yᵀ = W · xᵀ.
+
+The weight passes through shared memory once, several blocks ahead of the products. The inputs may
+be divided among programs (``splits``); a second launch then adds the parts in their order.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+import triton
+import triton.language as tl
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+from plait_triton.language import dot, let_next_start, wait_for_inputs
+from plait_triton.linear_prefetch import prefetch
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from plait_kernels.weights import DenseWeight
+    from plait_triton.linear_choice import MatrixBlocks
+
+_SUM_BLOCK = 1024
+
+
+@triton.jit
+def _product(
+    x,
+    weight,
+    descriptor,
+    tile,
+    first,
+    rows,
+    x_stride,
+    out_features,
+    IN_FEATURES: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_OUT: tl.constexpr,
+    BLOCK_IN: tl.constexpr,
+    BLOCKS: tl.constexpr,
+    STAGES: tl.constexpr,
+    IS_EVEN: tl.constexpr,
+):
+    """Return one tile of W · xᵀ, [BLOCK_OUT, BLOCK_ROWS], over ``BLOCKS`` blocks of inputs."""
+    feature = tile * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
+    # Rows past the end repeat the last one: loads without a mask are wider.
+    row = tl.minimum(feature, out_features - 1).to(tl.int64)
+    token = tl.arange(0, BLOCK_ROWS)
+    is_token = (token < rows)[:, None]
+    acc = tl.zeros((BLOCK_OUT, BLOCK_ROWS), tl.float32)
+    for block in tl.range(BLOCKS, num_stages=STAGES):
+        start = (first + block) * BLOCK_IN
+        column = start + tl.arange(0, BLOCK_IN)
+        x_at = x + token.to(tl.int64)[:, None] * x_stride + column[None, :]
+        at = weight + row[:, None] * IN_FEATURES + column[None, :]
+        if IS_EVEN:
+            values = tl.load(x_at, mask=is_token, other=0.0)
+        else:
+            values = tl.load(x_at, mask=is_token & (column < IN_FEATURES)[None, :], other=0.0)
+        if descriptor is not None:
+            weights = descriptor.load([tile * BLOCK_OUT, start])
+        elif IS_EVEN:
+            weights = tl.load(at, eviction_policy="evict_first")
+        else:
+            inside = (column < IN_FEATURES)[None, :]
+            weights = tl.load(at, mask=inside, other=0.0, eviction_policy="evict_first")
+        acc = dot(weights, tl.trans(values), acc)
+    return acc
+
+
+@triton.jit
+def _store(acc, bias, y, tile, split, rows, out_features):
+    """Write a tile to ``y`` [rows, out_features], or to a split's part of it."""
+    feature = tile * acc.shape[0] + tl.arange(0, acc.shape[0])
+    token = tl.arange(0, acc.shape[1])
+    inside = feature < out_features
+    if bias is not None:
+        acc += tl.load(bias + feature, mask=inside, other=0.0).to(tl.float32)[:, None]
+    line = (split * rows + token).to(tl.int64)
+    at = y + line[None, :] * out_features + feature[:, None]
+    tl.store(at, acc.to(y.dtype.element_ty), mask=inside[:, None] & (token < rows)[None, :])
+
+
+@triton.jit(do_not_specialize=["rows"])
+def _kernel(
+    x,
+    weight,
+    descriptor,
+    bias,
+    y,
+    rows,
+    x_stride,
+    out_features,
+    IN_FEATURES: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_OUT: tl.constexpr,
+    BLOCK_IN: tl.constexpr,
+    STAGES: tl.constexpr,
+    SPLITS: tl.constexpr,
+    TURNS: tl.constexpr,
+    PREFETCH: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    # The same number of blocks for every split: past the end there is nothing but zeros.
+    SHARE: tl.constexpr = BLOCK_IN * SPLITS
+    BLOCKS: tl.constexpr = (IN_FEATURES + SHARE - 1) // SHARE
+    IS_EVEN: tl.constexpr = IN_FEATURES % SHARE == 0
+    program = tl.program_id(0)
+    split = tl.program_id(1)
+    first = split * BLOCKS
+    if PREFETCH > 0:
+        # Nothing writes weights between steps, so they need not wait.
+        feature = program * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
+        row = tl.minimum(feature, out_features - 1).to(tl.int64)
+        prefetch(weight, row, first * BLOCK_IN, PREFETCH * BLOCK_IN, IN_FEATURES)
+    let_next_start(PDL)
+    wait_for_inputs(PDL)
+    # A tile past the end reads the last row of the weight and writes nothing.
+    for turn in tl.range(TURNS, flatten=True):
+        tile = program + turn * tl.num_programs(0)
+        acc = _product(
+            x, weight, descriptor, tile, first, rows, x_stride, out_features,
+            IN_FEATURES, BLOCK_ROWS, BLOCK_OUT, BLOCK_IN, BLOCKS, STAGES, IS_EVEN,
+        )  # fmt: skip
+        _store(acc, bias, y, tile, split, rows, out_features)
+
+
+@triton.jit
+def _add_parts(
+    parts, bias, y, features, size, SPLITS: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr
+):
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = at < size
+    let_next_start(PDL)
+    wait_for_inputs(PDL)
+    total = tl.load(parts + at, mask=inside, other=0.0)
+    for split in tl.static_range(1, SPLITS):
+        total += tl.load(parts + split * size + at, mask=inside, other=0.0)
+    if bias is not None:
+        total += tl.load(bias + at % features, mask=inside, other=0.0).to(tl.float32)
+    tl.store(y + at, total.to(y.dtype.element_ty), mask=inside)
+
+
+def multiply(
+    x: torch.Tensor, weight: DenseWeight, blocks: MatrixBlocks, options: Mapping[str, Any]
+) -> torch.Tensor:
+    """Return ``x · weightᵀ + bias``, [rows, out_features]; at most ``blocks.block_rows`` rows."""
+    rows = x.shape[0]
+    matrix, bias = weight.weight, weight.bias
+    out_features, in_features = matrix.shape
+    y = torch.empty((rows, out_features), dtype=x.dtype, device=x.device)
+    splits = blocks.splits
+    target = y
+    if splits > 1:
+        target = torch.empty((splits, rows, out_features), dtype=torch.float32, device=x.device)
+    descriptor = None
+    if blocks.copy_engine and can_copy(matrix):
+        descriptor = TensorDescriptor.from_tensor(matrix, [blocks.block_out, blocks.block_in])
+    tiles = triton.cdiv(out_features, blocks.block_out)
+    programs = min(blocks.programs, tiles) or tiles
+    _kernel[(programs, splits)](
+        x,
+        matrix,
+        descriptor,
+        bias if splits == 1 else None,
+        target,
+        rows,
+        x.stride(0),
+        out_features,
+        IN_FEATURES=in_features,
+        BLOCK_ROWS=blocks.block_rows,
+        BLOCK_OUT=blocks.block_out,
+        BLOCK_IN=blocks.block_in,
+        STAGES=blocks.stages,
+        SPLITS=splits,
+        TURNS=triton.cdiv(tiles, programs),
+        PREFETCH=blocks.prefetch,
+        num_warps=blocks.warps,
+        **options,
+    )
+    if splits > 1:
+        size = rows * out_features
+        _add_parts[(triton.cdiv(size, _SUM_BLOCK),)](
+            target, bias, y, out_features, size, SPLITS=splits, BLOCK=_SUM_BLOCK, **options
+        )
+    return y
+
+
+def can_copy(matrix: torch.Tensor) -> bool:
+    """Say whether the copy engine can address a matrix: 16-byte aligned rows."""
+    return matrix.data_ptr() % 16 == 0 and matrix.stride(0) * matrix.element_size() % 16 == 0

@@ -1,0 +1,177 @@
+"""Kernels of shrink: ``x · Aᵀ`` of every mix, as partial sums over pieces of the input.
+
+The rank rows of a group's sites follow each other in one list, whole tiles each, so that a program
+reads x once for several sites wherever their tiles lie. h is float32 [splits, tokens, width]:
+tokens in the order of the batch's work list, columns in the order of that list of rows.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from plait_triton.language import dot, let_next_start, wait_for_inputs
+from plait_triton.lora_tables import bound, find_tokens, tile_ranges, tile_rows
+
+
+@triton.jit
+def _rows(
+    first, tile_offset, tile_rank, start0, count0, start1, count1, start2, count2,
+    ROWS: tl.constexpr, TILE: tl.constexpr, IN: tl.constexpr, SIZE: tl.constexpr,
+):  # fmt: skip
+    """Return rows of the group's list: their numbers, places in the arena, and which count."""
+    row = first + tl.arange(0, ROWS)
+    place = row // TILE
+    tile = tl.where(place < count0, start0, start1 - count0) + place
+    tile = tl.where(place < count0 + count1, tile, start2 - count0 - count1 + place)
+    inside = place < count0 + count1 + count2
+    begin, counts = tile_rows(tile_offset, tile_rank, tile, inside, row, TILE, SIZE)
+    return row, inside, begin + (row % TILE) * IN, counts
+
+
+@triton.jit
+def _product(
+    x_rows, token_inside, a_rows, counts, first, last,
+    TOKENS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    COMPUTE: tl.constexpr,
+):  # fmt: skip
+    """Return ``x · aᵀ`` [TOKENS, ROWS] over the columns first..last."""
+    acc = tl.zeros((TOKENS, ROWS), tl.float32)
+    for start in range(bound(first), bound(last), COLUMNS):
+        column = start + tl.arange(0, COLUMNS)
+        inside = (column < last)[None, :]
+        x = tl.load(x_rows[:, None] + column[None, :], mask=token_inside[:, None] & inside, other=0)
+        a = tl.load(a_rows[:, None] + column[None, :], mask=counts[:, None] & inside, other=0)
+        acc = dot(x.to(COMPUTE), tl.trans(a.to(COMPUTE)), acc)
+    return acc
+
+
+@triton.jit
+def _product_of_one(
+    x_row, a_rows, counts, first, last,
+    TOKENS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """Return what ``_product`` does for a single token, in its first row."""
+    acc = tl.zeros((ROWS, COLUMNS), tl.float32)
+    for start in range(bound(first), bound(last), COLUMNS):
+        column = start + tl.arange(0, COLUMNS)
+        inside = column < last
+        x = tl.load(x_row + column, mask=inside, other=0).to(tl.float32)
+        mask = counts[:, None] & inside[None, :]
+        a = tl.load(a_rows[:, None] + column[None, :], mask=mask, other=0)
+        acc += a.to(tl.float32) * x[None, :]
+    return tl.broadcast_to(tl.sum(acc, 1)[None, :], (TOKENS, ROWS))
+
+
+@triton.jit
+def _shrink_rows(
+    first, x, x_stride, h_rows, token, token_inside, weights, first_column, last_column,
+    tile_offset, tile_rank, start0, count0, start1, count1, start2, count2, tokens,
+    TOKENS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, TILE: tl.constexpr,
+    IN: tl.constexpr, SIZE: tl.constexpr, COMPUTE: tl.constexpr, ONE: tl.constexpr,
+):  # fmt: skip
+    row, inside, begin, counts = _rows(
+        first, tile_offset, tile_rank, start0, count0, start1, count1, start2, count2,
+        ROWS, TILE, IN, SIZE,
+    )  # fmt: skip
+    a_rows = weights + begin
+    x_rows = x + token * x_stride
+    if ONE and tokens == 1:
+        x_row = x + tl.max(token, 0) * x_stride
+        acc = _product_of_one(
+            x_row, a_rows, counts, first_column, last_column, TOKENS, ROWS, COLUMNS
+        )
+    else:
+        acc = _product(
+            x_rows, token_inside, a_rows, counts, first_column, last_column,
+            TOKENS, ROWS, COLUMNS, COMPUTE,
+        )  # fmt: skip
+    mask = token_inside[:, None] & inside[None, :]
+    tl.store(h_rows[:, None] + row[None, :], acc, mask=mask)
+
+
+@triton.jit(do_not_specialize=["max_segments", "tokens_in_all", "i0", "i1", "i2"])
+def shrink_kernel(
+    x, x_stride, h, width, tokens_in_all, arena,
+    tile_start, tile_count, start_stride, count_stride, tile_offset, tile_rank,
+    order, segment_slot, segment_start, num_segments, max_segments, i0, i1, i2,
+    SITES: tl.constexpr, IN: tl.constexpr, TILE: tl.constexpr, WEIGHT: tl.constexpr,
+    COMPUTE: tl.constexpr, TOKENS: tl.constexpr, ROWS: tl.constexpr, MANY_ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr, MANY_COLUMNS: tl.constexpr, SPLIT: tl.constexpr, CHUNKS: tl.constexpr,
+    ONE: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    """Program (work item, chunk of rank rows, piece of ``SPLIT`` columns)."""
+    let_next_start(PDL)
+    wait_for_inputs(PDL)
+    slot, place, tokens = find_tokens(
+        tl.program_id(0), segment_slot, segment_start, num_segments, max_segments, TOKENS
+    )
+    if tokens <= 0:
+        return
+    start0, count0, start1, count1, start2, count2 = tile_ranges(
+        tile_start, tile_count, start_stride, count_stride, slot, i0, i1, i2, SITES
+    )
+    rows = (count0 + count1 + count2) * TILE
+    chunk, split = tl.program_id(1), tl.program_id(2)
+    number = tl.arange(0, TOKENS)
+    token_inside = number < tokens
+    token = tl.load(order + place + number, mask=token_inside, other=0).to(tl.int64)
+    h_rows = h + (split.to(tl.int64) * tokens_in_all + place + number) * width
+    weights = arena.to(tl.pointer_type(WEIGHT), bitcast=True)
+    size: tl.constexpr = WEIGHT.primitive_bitwidth // 8
+    first_column = split * SPLIT
+    last_column = tl.minimum(first_column + SPLIT, IN)
+    if rows <= CHUNKS * ROWS:
+        if chunk * ROWS < rows:
+            _shrink_rows(
+                chunk * ROWS, x, x_stride, h_rows, token, token_inside, weights,
+                first_column, last_column, tile_offset, tile_rank,
+                start0, count0, start1, count1, start2, count2, tokens,
+                TOKENS, ROWS, COLUMNS, TILE, IN, size, COMPUTE, ONE,
+            )  # fmt: skip
+    else:
+        for first in range(bound(chunk * MANY_ROWS), bound(rows), CHUNKS * MANY_ROWS):
+            _shrink_rows(
+                first, x, x_stride, h_rows, token, token_inside, weights,
+                first_column, last_column, tile_offset, tile_rank,
+                start0, count0, start1, count1, start2, count2, tokens,
+                TOKENS, MANY_ROWS, MANY_COLUMNS, TILE, IN, size, COMPUTE, ONE,
+            )  # fmt: skip
+
+
+@triton.jit(do_not_specialize=["max_segments", "i0", "i1", "i2"])
+def gather_kernel(
+    ids, h, width, arena,
+    tile_start, tile_count, start_stride, count_stride, tile_offset, tile_rank,
+    order, segment_slot, segment_start, num_segments, max_segments, i0, i1, i2,
+    SITES: tl.constexpr, IN: tl.constexpr, TILE: tl.constexpr, WEIGHT: tl.constexpr,
+    TOKENS: tl.constexpr, ROWS: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    """Program (work item) of ``embed`` sites: the columns of A that the token ids name."""
+    let_next_start(PDL)
+    wait_for_inputs(PDL)
+    slot, place, tokens = find_tokens(
+        tl.program_id(0), segment_slot, segment_start, num_segments, max_segments, TOKENS
+    )
+    if tokens <= 0:
+        return
+    start0, count0, start1, count1, start2, count2 = tile_ranges(
+        tile_start, tile_count, start_stride, count_stride, slot, i0, i1, i2, SITES
+    )
+    rows = (count0 + count1 + count2) * TILE
+    number = tl.arange(0, TOKENS)
+    token_inside = number < tokens
+    token = tl.load(order + place + number, mask=token_inside, other=0)
+    column = tl.load(ids + token, mask=token_inside, other=0)
+    h_rows = h + (place + number).to(tl.int64) * width
+    weights = arena.to(tl.pointer_type(WEIGHT), bitcast=True)
+    size: tl.constexpr = WEIGHT.primitive_bitwidth // 8
+    for first in range(0, bound(rows), ROWS):
+        row, inside, begin, counts = _rows(
+            first, tile_offset, tile_rank, start0, count0, start1, count1, start2, count2,
+            ROWS, TILE, IN, size,
+        )  # fmt: skip
+        mask = token_inside[:, None] & counts[None, :]
+        a = tl.load(weights + begin[None, :] + column[:, None], mask=mask, other=0)
+        mask = token_inside[:, None] & inside[None, :]
+        tl.store(h_rows[:, None] + row[None, :], a.to(tl.float32), mask=mask)

@@ -1,0 +1,40 @@
+"""Every kernel compiles for real GPUs, without one, and keeps its values in registers."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from plait_triton import OPS
+
+PROGRAM = Path(__file__).with_name("compile_only.py")
+
+SHARED_MEMORY = {80: 163 * 1024, 90: 227 * 1024}
+"""Bytes that one program can have, by compute capability."""
+
+
+def compile_kernels(capability: int, cache: Path) -> list[dict[str, Any]]:
+    """Compile all ops in a process that has no interpreter and no compiled kernels."""
+    environment = {**os.environ, "TRITON_CACHE_DIR": str(cache)}
+    environment.pop("TRITON_INTERPRET", None)
+    command = [sys.executable, str(PROGRAM), str(capability), *OPS]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    kernels: list[dict[str, Any]] = json.loads(done.stdout)
+    return kernels
+
+
+@pytest.mark.parametrize("capability", SHARED_MEMORY)
+def test_compiles(capability: int, tmp_path: Path) -> None:
+    kernels = compile_kernels(capability, tmp_path)
+    assert {kernel["op"] for kernel in kernels} == set(OPS)
+    spilled = [kernel for kernel in kernels if kernel["stack"]]
+    assert not spilled
+    too_large = [kernel for kernel in kernels if kernel["shared"] > SHARED_MEMORY[capability]]
+    assert not too_large

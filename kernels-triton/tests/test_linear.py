@@ -1,0 +1,139 @@
+"""``linear``: every way to divide a product, on sizes that divide unevenly."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+
+from plait_kernels.config import OpConfig
+from plait_kernels.ops.linear import TOLERANCE, inputs
+from plait_kernels.weights import DenseWeight
+from plait_triton import linear, linear_matrix, linear_vector
+from plait_triton.language import launch_options
+from plait_triton.linear_choice import MAX_ROWS, MatrixBlocks, VectorBlocks, choose
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+HALF = ("bfloat16", "float16")
+LLAMA_8B = ((6144, 4096), (4096, 4096), (28672, 4096), (4096, 14336), (128256, 4096))
+
+
+def make_inputs(
+    seed: int, tokens: int, in_features: int, out_features: int, dtype: str, bias: bool = True
+) -> tuple[torch.Tensor, DenseWeight]:
+    """Make random arguments; the rows of x are strided."""
+    return inputs(
+        seed,
+        tokens=tokens,
+        in_features=in_features,
+        out_features=out_features,
+        bias=bias,
+        dtype=dtype,
+        device=DEVICE,
+        padding=8,
+    )
+
+
+def assert_is_product(y: torch.Tensor, x: torch.Tensor, weight: DenseWeight) -> None:
+    """Compare with the product in float64."""
+    expected = x.double() @ weight.weight.double().T
+    if weight.bias is not None:
+        expected += weight.bias.double()
+    rtol, atol = TOLERANCE[str(x.dtype).removeprefix("torch.")]
+    assert y.dtype == x.dtype
+    assert y.is_contiguous()
+    torch.testing.assert_close(y.double(), expected, rtol=rtol, atol=atol)
+
+
+@pytest.mark.parametrize("dtype", ["float32", *HALF])
+@pytest.mark.parametrize(
+    ("in_features", "out_features", "blocks"),
+    [
+        pytest.param(128, 24, VectorBlocks(4, 32), id="even"),
+        pytest.param(104, 23, VectorBlocks(4, 32, warps=2), id="uneven"),
+        pytest.param(7, 5, VectorBlocks(8, 16), id="one_block"),
+    ],
+)
+def test_one_row(in_features: int, out_features: int, blocks: VectorBlocks, dtype: str) -> None:
+    x, weight = make_inputs(3, 1, in_features, out_features, dtype)
+    y = linear_vector.multiply(x, weight, blocks, launch_options(x.device))
+    assert_is_product(y, x, weight)
+
+
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize(
+    ("rows", "in_features", "out_features", "blocks"),
+    [
+        pytest.param(1, 128, 64, MatrixBlocks(16, 32, 32), id="one_row"),
+        pytest.param(16, 128, 64, MatrixBlocks(16, 32, 32), id="even"),
+        pytest.param(9, 104, 75, MatrixBlocks(16, 32, 32), id="uneven"),
+        pytest.param(5, 256, 75, MatrixBlocks(8, 32, 32, splits=4), id="splits"),
+        pytest.param(19, 104, 75, MatrixBlocks(32, 32, 32, splits=3), id="uneven_splits"),
+        pytest.param(4, 40, 33, MatrixBlocks(16, 32, 32, splits=4), id="empty_splits"),
+        pytest.param(9, 96, 130, MatrixBlocks(16, 32, 32, programs=2), id="several_turns"),
+        pytest.param(3, 80, 130, MatrixBlocks(16, 16, 16, splits=2, programs=4), id="all"),
+        pytest.param(9, 104, 75, MatrixBlocks(16, 32, 32, copy_engine=True), id="copy_engine"),
+        pytest.param(9, 37, 75, MatrixBlocks(16, 32, 32, copy_engine=True), id="odd_copy_engine"),
+    ],
+)
+def test_few_rows(
+    rows: int, in_features: int, out_features: int, blocks: MatrixBlocks, dtype: str
+) -> None:
+    for bias in (True, False):
+        x, weight = make_inputs(5, rows, in_features, out_features, dtype, bias)
+        y = linear_matrix.multiply(x, weight, blocks, launch_options(x.device))
+        assert_is_product(y, x, weight)
+
+
+@pytest.mark.parametrize("dtype", ["float32", *HALF])
+@pytest.mark.parametrize("tokens", [0, 1, 2, 17, MAX_ROWS, MAX_ROWS + 1])
+@pytest.mark.parametrize("bucket", ["decode", "prefill"])
+def test_every_number_of_tokens(bucket: str, tokens: int, dtype: str) -> None:
+    config = OpConfig.of(
+        "linear",
+        dtype=dtype,
+        bucket=bucket,
+        max_tokens=256,
+        in_features=48,
+        out_features=40,
+        format="dense",
+        bias=True,
+    )
+    x, weight = make_inputs(7, tokens, 48, 40, dtype)
+    kernel = linear.make(config)
+    assert_is_product(kernel(x, kernel.prepare(weight)), x, weight)
+
+
+def test_a_row_past_the_others_is_not_read() -> None:
+    """Rows of x are padded to a block with zeros, not with what follows in memory."""
+    memory, weight = make_inputs(11, 16, 64, 32, "bfloat16")
+    memory[5:] = torch.nan
+    x = memory[:5]
+    y = linear_matrix.multiply(x, weight, MatrixBlocks(16, 32, 32), launch_options(x.device))
+    assert_is_product(y, x, weight)
+
+
+def test_a_weight_that_is_not_contiguous() -> None:
+    x, weight = make_inputs(13, 3, 64, 32, "bfloat16")
+    transposed = DenseWeight(weight.weight.T.contiguous().T, weight.bias)
+    config = OpConfig.of("linear", dtype="bfloat16", bucket="decode", max_tokens=4)
+    assert_is_product(linear.make(config)(x, transposed), x, transposed)
+
+
+def test_choice_fits_shared_memory_and_rows() -> None:
+    for (out_features, in_features), rows in itertools.product(LLAMA_8B, range(1, 2 * MAX_ROWS)):
+        blocks = choose(rows, out_features, in_features, torch.bfloat16)
+        if rows > MAX_ROWS:
+            assert blocks is None
+        elif isinstance(blocks, MatrixBlocks):
+            staged = 2 * blocks.block_in * (blocks.block_out + blocks.block_rows)
+            assert rows <= blocks.block_rows
+            assert blocks.stages * staged <= 227 * 1024
+        else:
+            assert rows == 1
+
+
+def test_float32_is_multiplied_without_tensor_cores() -> None:
+    assert isinstance(choose(1, 4096, 4096, torch.float32), VectorBlocks)
+    assert choose(2, 4096, 4096, torch.float32) is None

@@ -1,0 +1,71 @@
+"""``lora`` where the standard cases are too small: long segments, split inputs, many sites."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from plait_kernels.config import BUCKETS, OpConfig
+from plait_kernels.ops.lora import ReferenceLora, inputs
+from plait_triton.lora import TritonLora, make
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def implementation(bucket: str) -> TritonLora:
+    return make(OpConfig.of("lora", dtype="float32", bucket=bucket, max_tokens=512, group="qkv"))
+
+
+def assert_agrees(kernel: TritonLora, **arguments: Any) -> None:
+    """Compare with the reference on random inputs."""
+    data = inputs(7, device=DEVICE, **arguments)
+    expected = data.y.clone()
+    reference = ReferenceLora()
+    products = reference.shrink(data.x, data.sites, data.batch)
+    reference.expand(products, data.sites, data.batch, expected)
+    h = kernel.shrink(data.x, data.sites, data.batch)
+    kernel.expand(h, data.sites, data.batch, data.y)
+    torch.testing.assert_close(data.y, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("bucket", BUCKETS)
+def test_segments_of_several_work_items(bucket: str) -> None:
+    """Segments that begin and end anywhere, one token and many items long."""
+    token_slot = (2, *[0, -1] * 9, *[1] * 130, 3, *[4] * 16, 0)
+    assert_agrees(
+        implementation(bucket),
+        token_slot=token_slot, slots=6, dense=False, max_adapters=1,
+        in_features=24, out_features=(20,), ranks=(2, 9),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("bucket", BUCKETS)
+def test_a_split_input(bucket: str) -> None:
+    """Partial sums over the input, the last of a shorter piece, and rank rows in several chunks."""
+    assert_agrees(
+        implementation(bucket),
+        token_slot=(0, 1, -1, 0), slots=2, dense=False, max_adapters=1,
+        in_features=1801, out_features=(300,), ranks=(3, 90),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("bucket", BUCKETS)
+def test_more_sites_than_a_launch_takes(bucket: str) -> None:
+    """Four sites of one input."""
+    assert_agrees(implementation(bucket), tokens=5, out_features=(24, 40, 16, 8))
+
+
+@pytest.mark.parametrize("is_decode", [True, False])
+def test_a_token_alone_without_tensor_cores(
+    monkeypatch: pytest.MonkeyPatch, *, is_decode: bool
+) -> None:
+    """The other way of multiplying one token gives the same."""
+    kernel = implementation(BUCKETS[0] if is_decode else BUCKETS[1])
+    choose = kernel.shrink_parameters
+    monkeypatch.setattr(
+        kernel, "shrink_parameters", lambda **facts: replace(choose(**facts), one=True)
+    )
+    assert_agrees(kernel, token_slot=(1, -1, 0, 0), slots=2, in_features=700)
