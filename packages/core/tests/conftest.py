@@ -1,9 +1,13 @@
-"""A runner without a model: it keeps books of what a real one would hold, and checks every read."""
+"""A runner without a model, and a tiny model.
+
+The runner keeps books of what a real one would hold, and checks every read.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -155,3 +159,26 @@ def core_request() -> Callable[..., CoreRequest]:
         )
 
     return make
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama of two layers, without a tokenizer; only the head has 101 outputs."""
+    # Most tests of this folder need neither.
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    path = tmp_path_factory.mktemp("tiny-model")
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=101,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        initializer_range=0.2,
+    )
+    LlamaForCausalLM(config).save_pretrained(path)
+    return path

@@ -6,38 +6,17 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from plait.bench.__main__ import main
 from plait.bench.worker import Worker
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random Llama of two layers, without a tokenizer."""
-    path = tmp_path_factory.mktemp("model")
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=128,
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=256,
-        initializer_range=0.2,
-    )
-    LlamaForCausalLM(config).save_pretrained(path)
-    return path
-
-
 def test_measure_beside_peft(
-    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "out.jsonl"
     options = ["--quick", "--threads", "1", "--dtype", "float32"]
-    options += ["--model", str(model), "--output", str(output)]
+    options += ["--model", str(tiny_model), "--output", str(output)]
     assert main(["cpu", *options, "--cells", "mixed-8", "adapters-8-of-base"]) == 0
     lines = [json.loads(line) for line in output.read_text().splitlines()]
     assert [(line["cell"], line["system"]) for line in lines] == [
@@ -73,15 +52,17 @@ def test_measure_beside_peft(
     assert "pair 2 of 2: " in printed.err
 
 
-def test_adapters_of_the_benchmark_change_the_answers(model: Path, tmp_path: Path) -> None:
+def test_adapters_of_the_benchmark_change_the_answers(tiny_model: Path, tmp_path: Path) -> None:
     with Worker("the files", "transformers_system") as worker:
         folder, names = str(tmp_path), ["a", "b"]
-        worker.call("make_adapters", model=str(model), folder=folder, names=names, rank=16)
+        worker.call("make_adapters", model=str(tiny_model), folder=folder, names=names, rank=16)
         config = json.loads((tmp_path / "a" / "adapter_config.json").read_text())
         assert config["r"] == 16
         assert len(config["target_modules"]) == 7
         sizes = {"max_model_len": 32, "max_num_seqs": 3, "threads": 1, "options": {}}
-        worker.call("load", model=str(model), dtype="float32", lora=True, max_loras=None, **sizes)
+        worker.call(
+            "load", model=str(tiny_model), dtype="float32", lora=True, max_loras=None, **sizes
+        )
         adapters = [None, str(tmp_path / "a"), str(tmp_path / "b")]
         prompts = [list(range(1, 9))] * 3
         rows = worker.call("generate", prompts=prompts, adapters=adapters, output_tokens=16).result
@@ -90,11 +71,11 @@ def test_adapters_of_the_benchmark_change_the_answers(model: Path, tmp_path: Pat
 
 
 def test_a_system_that_fails_is_told_and_what_was_measured_stays(
-    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "out.jsonl"
     options = ["--quick", "--pairs", "1", "--threads", "1", "--dtype", "float32"]
-    options += ["--model", str(model), "--output", str(output), "--peer", "none"]
+    options += ["--model", str(tiny_model), "--output", str(output), "--peer", "none"]
     # No adapter fits, which the base model does not mind.
     options += ["--cells", "base", "mixed-8", "--llm", '{"lora_memory_bytes": 1}']
     assert main(["cpu", *options]) == 1

@@ -10,9 +10,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import torch
 from peft import LoraConfig, get_peft_model
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from plait import EngineArgs, LoRARequest
 from plait.bench import kernel_clock
@@ -40,29 +39,11 @@ PROMPTS = [[5, 9, 2, 7], [3], [8, 1, 4, 4, 6, 2, 11]]
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random Llama; no layer has as many outputs as the head."""
-    path = tmp_path_factory.mktemp("model")
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=101,
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=256,
-    )
-    LlamaForCausalLM(config).save_pretrained(path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def adapter(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def adapter(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Modules in two of the four groups of linears."""
     path = tmp_path_factory.mktemp("adapter")
     config = LoraConfig(r=3, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
-    get_peft_model(LlamaForCausalLM.from_pretrained(model), config).save_pretrained(str(path))
+    get_peft_model(LlamaForCausalLM.from_pretrained(tiny_model), config).save_pretrained(str(path))
     return path
 
 
@@ -85,8 +66,8 @@ def calls(step: StepTimes) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("enable_lora", [False, True])
-def test_every_kernel_of_a_base_step_is_counted(model: Path, enable_lora: bool) -> None:
-    steps = run(model, [None] * 3, enable_lora=enable_lora)
+def test_every_kernel_of_a_base_step_is_counted(tiny_model: Path, enable_lora: bool) -> None:
+    steps = run(tiny_model, [None] * 3, enable_lora=enable_lora)
     assert [(step.rows, step.tokens, step.is_decode) for step in steps] == [
         (3, 12, False),
         *[(3, 3, True)] * 4,
@@ -94,16 +75,18 @@ def test_every_kernel_of_a_base_step_is_counted(model: Path, enable_lora: bool) 
     assert [calls(step) for step in steps] == [BASE_CALLS] * 5
 
 
-def test_lora_is_counted_where_the_adapter_acts(model: Path, adapter: Path) -> None:
-    steps = run(model, [None, adapter, adapter])
+def test_lora_is_counted_where_the_adapter_acts(tiny_model: Path, adapter: Path) -> None:
+    steps = run(tiny_model, [None, adapter, adapter])
     lora_calls = {"lora shrink": 2 * LAYERS, "lora expand": 2 * LAYERS}
     # Rows with an adapter start one step later, when it has been loaded.
     assert calls(steps[0]) == BASE_CALLS
     assert [calls(step) for step in steps if step.rows == 3] == [BASE_CALLS | lora_calls] * 4
 
 
-def test_parts_are_inside_the_runner_which_is_inside_the_step(model: Path, adapter: Path) -> None:
-    steps = run(model, [adapter, None, None])
+def test_parts_are_inside_the_runner_which_is_inside_the_step(
+    tiny_model: Path, adapter: Path
+) -> None:
+    steps = run(tiny_model, [adapter, None, None])
     for step in steps:
         assert all(time.seconds > 0 for time in step.parts.values())
         assert 0 < step.kernel_seconds < step.runner_seconds < step.seconds
@@ -116,9 +99,9 @@ def test_parts_are_inside_the_runner_which_is_inside_the_step(model: Path, adapt
             assert sum(seconds.values()) == pytest.approx(profile.seconds)
 
 
-def test_a_request_that_fails_is_told(model: Path, tmp_path: Path) -> None:
+def test_a_request_that_fails_is_told(tiny_model: Path, tmp_path: Path) -> None:
     with pytest.raises(AdapterError):
-        run(model, [None, tmp_path, None])
+        run(tiny_model, [None, tmp_path, None])
 
 
 def test_the_clock_adds_up_what_was_called(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,9 +186,9 @@ def test_without_a_full_decode_step_there_is_no_profile() -> None:
     assert [profile.kind for profile in profiles(STEPS[2:], requests=2)] == ["decode"]
 
 
-def test_the_command(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "profile.jsonl"
-    options = ["--model", str(model), "--output", str(output), "--threads", "1"]
+    options = ["--model", str(tiny_model), "--output", str(output), "--threads", "1"]
     options += ["--requests", "3", "--prompt-tokens", "6", "--output-tokens", "4"]
     assert main(["profile", *options, "--adapters", "2"]) == 0
     lines = [json.loads(line) for line in output.read_text().splitlines()]
@@ -230,8 +213,8 @@ def test_the_command(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 def test_more_adapters_than_requests(
-    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = ["--model", str(model), "--output", str(tmp_path / "profile.jsonl")]
+    options = ["--model", str(tiny_model), "--output", str(tmp_path / "profile.jsonl")]
     assert main(["profile", *options, "--requests", "2", "--adapters", "3"]) == 1
     assert "--adapters 3 is more than --requests 2" in capsys.readouterr().err

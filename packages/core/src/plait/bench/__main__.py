@@ -1,5 +1,8 @@
 """``python -m plait.bench cpu``: what plait and its peers do on the same work, in turns.
 
+``python -m plait.bench decode``, ``prefill``, ``throughput``: what the offline engine does on a
+device, beside what the device could do.
+
 ``python -m plait.bench profile``: where the time of a step of plait's goes.
 """
 
@@ -9,7 +12,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from plait.bench import cpu, profile
+from plait.bench import cpu, offline, profile
 from plait_kernels.errors import PlaitError
 
 if TYPE_CHECKING:
@@ -32,10 +35,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m plait.bench", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     cpu.add_options(commands.add_parser("cpu", help=cpu.HELP, description=cpu.HELP))
+    for name, told in offline.HELP.items():
+        offline.add_options(commands.add_parser(name, help=told, description=told), name)
     profile.add_options(commands.add_parser("profile", help=profile.HELP, description=profile.HELP))
     options = parser.parse_args(argv)
+    runs = {"cpu": cpu.run, "profile": profile.run}
     try:
-        {"cpu": cpu.run, "profile": profile.run}[options.command](options)
+        runs.get(options.command, offline.run)(options)
     except PlaitError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

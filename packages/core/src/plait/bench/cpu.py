@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import datetime
 import json
 import sys
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from plait.bench.cells import CELLS, PEERS, make_cells
 from plait.bench.machine import processor_name
-from plait.bench.options import at_least_one, keywords
+from plait.bench.options import at_least_one, keywords, variable
 from plait.bench.pairs import measure
 from plait.bench.pool import Pool, Setting, full_title, variables
 from plait.bench.report import Circumstances, json_lines, table
@@ -23,6 +22,7 @@ from plait_kernels.errors import InputError
 from plait_models import read_config
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Sequence
 
     from plait.bench.cells import Cell
@@ -51,7 +51,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--peer-env",
         nargs="+",
-        type=_variable,
+        type=variable,
         default=(),
         metavar="NAME=VALUE",
         help="environment variables of the vLLM worker, LD_PRELOAD for one",
@@ -167,11 +167,3 @@ def _sides(cell: Cell) -> tuple[Any, ...]:
 
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
-
-
-def _variable(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not (name and equals):
-        message = f"{text!r} is not NAME=VALUE"
-        raise argparse.ArgumentTypeError(message)
-    return name, value

@@ -12,6 +12,8 @@ import os
 import sys
 import time
 import traceback
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 
@@ -20,10 +22,18 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     # What libraries print must not come between the answers.
     os.dup2(2, 1)
-    system = importlib.import_module(sys.argv[1]).System()
+    system = _system(sys.argv[1])
     for line in sys.stdin:
         answers.write(json.dumps(_answer(system, json.loads(line))) + "\n")
         answers.flush()
+
+
+def _system(module: str) -> Any:
+    # As a package of its own name, so that modules import siblings where there is no plait.
+    package = ModuleType("workers")
+    package.__path__ = [str(Path(__file__).parent)]
+    sys.modules[package.__name__] = package
+    return importlib.import_module(f"{package.__name__}.{module}").System()
 
 
 def _answer(system: Any, message: dict[str, Any]) -> dict[str, Any]:

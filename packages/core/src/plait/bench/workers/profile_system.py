@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +10,8 @@ import torch
 from plait import EngineArgs, LoRARequest, __version__
 from plait.bench.kernel_clock import timer_seconds
 from plait.bench.step_times import TimedEngine
+
+from .measured import LoraHandles, versions
 
 
 class System:
@@ -21,16 +21,14 @@ class System:
         """Load a model; ``options`` are keywords of ``EngineArgs``. Return versions."""
         torch.set_num_threads(threads)
         self._engine = TimedEngine(EngineArgs(model, device="cpu", **options))
-        return {"plait": __version__, "torch": metadata.version("torch")}
+        self._handles = LoraHandles(LoRARequest)
+        return {"plait": __version__} | versions("torch")
 
     def generate(
         self, prompts: list[list[int]], adapters: list[str | None], output_tokens: int
     ) -> list[dict[str, Any]]:
         """Continue each prompt with the adapter of that directory; return the times of steps."""
-        numbers = {path: number for number, path in enumerate(dict.fromkeys(adapters), 1)}
-        requests = [
-            LoRARequest(Path(path).name, numbers[path], path) if path else None for path in adapters
-        ]
+        requests = self._handles.of(adapters)
         return [asdict(step) for step in self._engine.generate(prompts, requests, output_tokens)]
 
     def timer_seconds(self) -> float:

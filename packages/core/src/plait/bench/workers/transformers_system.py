@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
+
+from .measured import Load, versions
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -19,28 +20,18 @@ class System:
     def __init__(self) -> None:
         self._adapters: set[str] = set()
 
-    def load(
-        self,
-        model: str,
-        dtype: str,
-        lora: bool,
-        max_loras: int | None,
-        max_model_len: int,
-        max_num_seqs: int,
-        threads: int,
-        options: dict[str, Any],
-    ) -> dict[str, str]:
-        """Load a model; ``options`` are more keywords of ``from_pretrained``. Return versions.
+    def load(self, **asked: Any) -> dict[str, str]:
+        """Load a model as a ``Load`` says; return versions.
 
         transformers has no pools, so the maxima have nothing to size.
         """
-        torch.set_num_threads(threads)
-        self._model = _from_pretrained(model, dtype, **options).eval()
+        load = Load(**asked)
+        torch.set_num_threads(load.threads)
+        self._model = _from_pretrained(load.model, load.dtype, **load.options).eval()
         # Without an end-of-sequence token every row runs to its full length.
         self._model.generation_config = GenerationConfig(do_sample=False, pad_token_id=0)
-        self._peft = _peft() if lora else None
-        names = ("transformers", "torch", *(("peft",) if lora else ()))
-        return {name: metadata.version(name) for name in names}
+        self._peft = _peft() if load.lora else None
+        return versions("transformers", "torch", *(("peft",) if load.lora else ()))
 
     @torch.inference_mode()
     def generate(
