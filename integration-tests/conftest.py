@@ -46,6 +46,16 @@ RANDOM_ADAPTERS: dict[str, dict[str, Any]] = {
 """Different ranks on different sites; what is not given is peft's default."""
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what needs a GPU where there is none; pytest counts it as deselected."""
+    if torch.cuda.is_available():
+        return
+    for_gpu = [item for item in items if item.get_closest_marker("gpu")]
+    if for_gpu:
+        config.hook.pytest_deselected(items=for_gpu)
+        items[:] = [item for item in items if item not in for_gpu]
+
+
 @dataclass(frozen=True)
 class OracleAnswer:
     """What transformers with peft answers to one request.

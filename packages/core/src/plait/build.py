@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import TYPE_CHECKING
 
+import psutil
 import torch
 
 import plait_models
+from plait.activations import activation_bytes
 from plait.adapter_device import AdapterDevice
 from plait.adapter_library import AdapterLibrary
 from plait.block_pool import BlockPool
+from plait.decode_steps import GRAPH_BYTES, DecodeSteps, SiteSet, step_sizes
 from plait.engine_core import CoreInfo, EngineCore
 from plait.hub import Hub
-from plait.memory import MemoryPlan, available_bytes, plan_memory
+from plait.memory import DeviceMemory, HostMemory, Memory, MemoryPlan, plan_memory
 from plait.progress import LoadingProgress
 from plait.rows import Rows
 from plait.runner import Runner
@@ -28,7 +32,7 @@ from plait_kernels.sites import SITE_GROUPS
 from plait_lora.arena import LoraArena
 from plait_lora.catalog import AdapterCatalog
 from plait_lora.store import AdapterStore
-from plait_sampling.sampler import Sampler, sampling_configs
+from plait_sampling.sampler import SAMPLING_OPS, Sampler, sampling_configs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -38,6 +42,11 @@ if TYPE_CHECKING:
     from plait_kernels.table import KernelTable
     from plait_models.config import ModelConfig
     from plait_models.model import Model
+
+logger = logging.getLogger(__name__)
+
+_SCRATCH_RANK = 256
+"""On a GPU scratch memory has room for mixes of this rank from the start."""
 
 SERVED_GROUPS = frozenset(SITE_GROUPS) - {"embed"}
 """Site groups where adapters are served; an adapter on another one is refused by name."""
@@ -81,9 +90,44 @@ def build_core(
     )
     sampler = Sampler.from_table(table, model.info.vocab_size)
     kv = _kv_cache(model, memory.num_blocks, args.block_size)
-    runner = Runner(model, rows, sampler, kv, adapter_device)
     info = CoreInfo(model.info.vocab_size, max_model_len)
-    return EngineCore(scheduler, runner, library, info)
+    if device.type != "cuda":
+        return EngineCore(
+            scheduler, Runner(model, rows, sampler, kv, adapter_device), library, info
+        )
+    decode_steps = DecodeSteps(
+        model,
+        rows,
+        kv,
+        adapter_device,
+        sizes=step_sizes(max_num_seqs),
+        capture=not args.enforce_eager and _can_be_captured(table),
+    )
+    decode_steps.warm_up(_site_sets(library))
+    runner = Runner(model, rows, sampler, kv, adapter_device, decode_steps)
+    return EngineCore(scheduler, runner, library, info, steps_ahead=1)
+
+
+def _site_sets(library: AdapterLibrary | None) -> tuple[SiteSet, ...]:
+    """List the site sets that most steps will have: none, and that of adapters on all linears."""
+    every_linear = SERVED_GROUPS - {"head"}
+    return (frozenset(),) if library is None else (frozenset(), every_linear)
+
+
+def _can_be_captured(table: KernelTable) -> bool:
+    unsafe = {
+        f"{choice.chosen.backend.name}'s {config.op}"
+        for config, choice in table.choices.items()
+        if config.bucket == "decode"
+        and config.op not in SAMPLING_OPS
+        and not choice.chosen.kernel.graph_safe
+    }
+    if unsafe:
+        logger.warning(
+            "decode steps are not captured as CUDA graphs and will be slow: %s cannot be",
+            ", ".join(sorted(unsafe)),
+        )
+    return not unsafe
 
 
 def _device(name: str) -> torch.device:
@@ -141,16 +185,31 @@ def _plan_memory(args: EngineArgs, model: Model, max_model_len: int) -> MemoryPl
     info = model.info
     token_bytes = info.layers * 2 * info.kv_heads * info.head_dim * info.kv_dtype.itemsize
     return plan_memory(
+        _memory(args, model),
         block_bytes=args.block_size * token_bytes,
         block_size=args.block_size,
         max_model_len=max_model_len,
         max_num_seqs=args.max_num_seqs,
-        available=available_bytes(info.device),
         kv_cache_memory_bytes=args.kv_cache_memory_bytes,
         num_blocks=args.num_gpu_blocks_override,
         lora_memory_bytes=args.lora_memory_bytes,
         enable_lora=args.enable_lora,
     )
+
+
+def _memory(args: EngineArgs, model: Model) -> Memory:
+    device = model.info.device
+    if device.type != "cuda":
+        return HostMemory(int(psutil.virtual_memory().available))
+    max_rows = min(args.max_num_seqs, args.max_num_batched_tokens)
+    activations = activation_bytes(model, args.max_num_batched_tokens, max_rows)
+    of_decode = activation_bytes(model, max_rows, max_rows)
+    num_graphs = len(step_sizes(max_rows)) * (2 if args.enable_lora else 1)
+    graphs = 0 if args.enforce_eager else of_decode + num_graphs * GRAPH_BYTES
+    # What that left in torch's cache is free.
+    torch.cuda.empty_cache()
+    free, total = torch.cuda.mem_get_info(device)
+    return DeviceMemory(total, args.gpu_memory_utilization, total - free, activations, graphs)
 
 
 def _kv_cache(model: Model, num_blocks: int, block_size: int) -> torch.Tensor:
@@ -166,7 +225,8 @@ def _adapters(
         return None, None
     dtype = model.info.dtype if args.lora_dtype == "auto" else getattr(torch, args.lora_dtype)
     # Matrix multiplication on a CPU likes tiles of one row, which make a module one matrix.
-    tile_rows = 1 if model.info.device.type == "cpu" else TILE_ROWS
+    on_gpu = model.info.device.type == "cuda"
+    tile_rows = TILE_ROWS if on_gpu else 1
     catalog = AdapterCatalog(
         model.sites,
         dtype=dtype,
@@ -189,5 +249,8 @@ def _adapters(
         dtype,
         model.info.device,
         tile_rows,
+        # Captured steps hold on to these lists: room for a mix of rank 64 on every site and row.
+        list_capacity=max_num_seqs * len(model.sites) * 64 // TILE_ROWS if on_gpu else 1024,
+        max_tiles=-(-max(args.max_lora_rank or 0, _SCRATCH_RANK) // tile_rows) if on_gpu else 0,
     )
     return AdapterLibrary(catalog, store), AdapterDevice(arena, catalog)

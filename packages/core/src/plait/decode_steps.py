@@ -13,7 +13,7 @@ from plait_kernels.config import BUCKETS
 from plait_lora.batch import TokenGroups
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Sequence
 
     from plait.adapter_device import AdapterDevice
     from plait.plan import Int32, StepPlan
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 _DECODE = BUCKETS.index("decode")
 
 SiteSet = frozenset[str]
+
+GRAPH_BYTES = 8 << 20
+"""About what a graph of some hundred kernels takes, beside the activations that all share."""
 
 
 def step_sizes(max_rows: int) -> tuple[int, ...]:
@@ -115,14 +118,15 @@ class DecodeSteps:
         return captured.logits[:count]
 
     @torch.inference_mode()
-    def warm_up(self, site_sets: Iterable[SiteSet]) -> None:
+    def warm_up(self, site_sets: Collection[SiteSet]) -> None:
         """Capture every size with each of ``site_sets``, so that no request waits for it."""
         if not self._capture_steps:
             return
         # Largest first: the smaller ones fit into its memory.
         for size in sorted(self._buffers, reverse=True):
             for site_set in site_sets:
-                self._capture(self._buffers[size], site_set)
+                if (size, site_set) not in self._graphs:
+                    self._capture(self._buffers[size], site_set)
 
     def _fill(self, buffers: DecodeBuffers, row: Int32, start: Int32) -> SiteSet:
         if self._adapters is None:

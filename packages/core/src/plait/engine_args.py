@@ -69,7 +69,11 @@ class EngineArgs:
         Tokens of a KV block.
     enable_prefix_caching : bool
     kv_cache_memory_bytes : int | None
-        Memory of the KV cache; default: a share of what the machine has left.
+        Memory of the KV cache; default: a share of what the machine has left, on a GPU all of it.
+    gpu_memory_utilization : float
+        Share of a GPU's memory that the engine may use; without effect on a CPU.
+    enforce_eager : bool
+        Compute every step as it comes, without CUDA graphs.
     num_gpu_blocks_override : int | None
         KV blocks, instead of a size in bytes.
     enable_lora : bool
@@ -112,6 +116,8 @@ class EngineArgs:
     max_num_batched_tokens: int = DEFAULT_MAX_NUM_BATCHED_TOKENS
     block_size: int = 16
     enable_prefix_caching: bool = True
+    gpu_memory_utilization: float = 0.9
+    enforce_eager: bool = False
     kv_cache_memory_bytes: int | None = None
     num_gpu_blocks_override: int | None = None
     enable_lora: bool = False
@@ -162,6 +168,13 @@ class EngineArgs:
             raise InputError(text)
         if self.device not in ("auto", "cpu", "cuda"):
             text = f"device must be 'auto', 'cpu' or 'cuda', got {self.device!r}"
+            raise InputError(text)
+        share = self.gpu_memory_utilization
+        if not isinstance(share, int | float) or not 0 < share <= 1:
+            text = (
+                f"gpu_memory_utilization must be a number above 0 and at most 1, got {share!r}: "
+                "the share of the GPU's memory that the engine may use"
+            )
             raise InputError(text)
         if self.load_format not in ("auto", "safetensors", "gguf", "dummy"):
             text = (

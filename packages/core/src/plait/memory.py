@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import psutil
-import torch
+from typing import Protocol
 
 from plait_kernels.errors import OutOfMemoryError
 
 KV_SHARE = 0.25
-"""Of the memory left after the weights. The rest stays with the machine's other programs."""
+"""Of a host's memory left after the weights. The rest stays with the machine's other programs."""
 LORA_SHARE = 0.1
 
 _ALIGNMENT = 64
@@ -35,21 +33,103 @@ class MemoryPlan:
     chunk_bytes: int
 
 
-def available_bytes(device: torch.device) -> int:
-    """Return the bytes that could still be allocated on ``device``."""
-    if device.type == "cuda":
-        free: int = torch.cuda.mem_get_info(device)[0]
-        return free
-    return int(psutil.virtual_memory().available)
+class Memory(Protocol):
+    """What can be divided, and how it is if the user does not say."""
+
+    def lora_bytes(self) -> int:
+        """Return what adapters get."""
+
+    def kv_bytes(self, lora_bytes: int) -> int:
+        """Return what KV blocks get beside adapters that take ``lora_bytes``."""
+
+    def explain(self) -> tuple[str, str]:
+        """Say where the bytes went, and which arguments give more of them to KV blocks."""
+
+
+@dataclass(frozen=True)
+class HostMemory:
+    """Memory of a machine that also runs other programs.
+
+    Attributes
+    ----------
+    available : int
+        Bytes left, weights loaded.
+    """
+
+    available: int
+
+    def lora_bytes(self) -> int:
+        """Return a tenth."""
+        return int(self.available * LORA_SHARE)
+
+    def kv_bytes(self, lora_bytes: int) -> int:
+        """Return a quarter."""
+        return int(self.available * KV_SHARE)
+
+    def explain(self) -> tuple[str, str]:
+        """Say where the bytes went, and what helps."""
+        return f"{self.available:,} bytes are left on this machine", "raise kv_cache_memory_bytes"
+
+
+@dataclass(frozen=True)
+class DeviceMemory:
+    """Memory of a GPU, of which the engine may use a share.
+
+    Attributes
+    ----------
+    total : int
+        Bytes of the device.
+    utilization : float
+        The share, ``gpu_memory_utilization``.
+    used : int
+        In use already: the weights, and whatever other programs hold.
+    activations : int
+        What the largest step takes.
+    graphs : int
+        What captured steps take.
+    """
+
+    total: int
+    utilization: float
+    used: int
+    activations: int
+    graphs: int
+
+    @property
+    def available(self) -> int:
+        """Bytes for KV blocks and adapters."""
+        share = int(self.total * self.utilization)
+        return max(0, share - self.used - self.activations - self.graphs)
+
+    def lora_bytes(self) -> int:
+        """Return a tenth."""
+        return int(self.available * LORA_SHARE)
+
+    def kv_bytes(self, lora_bytes: int) -> int:
+        """Return what adapters leave."""
+        return max(0, self.available - lora_bytes)
+
+    def explain(self) -> tuple[str, str]:
+        """Say where the bytes went, and what helps."""
+        text = (
+            f"of {self.total:,} bytes on the device the engine may use {self.utilization:.0%} "
+            f"(gpu_memory_utilization); {self.used:,} are in use, {self.activations:,} are for "
+            f"activations and {self.graphs:,} for CUDA graphs"
+        )
+        remedies = (
+            "raise gpu_memory_utilization, or lower max_num_batched_tokens, max_num_seqs or "
+            "lora_memory_bytes"
+        )
+        return text, remedies
 
 
 def plan_memory(
+    memory: Memory,
     *,
     block_bytes: int,
     block_size: int,
     max_model_len: int,
     max_num_seqs: int,
-    available: int,
     kv_cache_memory_bytes: int | None,
     num_blocks: int | None,
     lora_memory_bytes: int | None,
@@ -59,14 +139,13 @@ def plan_memory(
 
     Parameters
     ----------
+    memory : Memory
     block_bytes : int
         Bytes of one KV block, all layers.
     block_size : int
         Tokens of a block.
     max_model_len, max_num_seqs : int
         More blocks than these could fill are not taken.
-    available : int
-        Bytes left on the device.
     kv_cache_memory_bytes, num_blocks, lora_memory_bytes : int | None
         What the user asked for; ``num_blocks`` wins over the bytes.
     enable_lora : bool
@@ -77,18 +156,19 @@ def plan_memory(
     OutOfMemoryError
         If a single sequence of ``max_model_len`` does not fit.
     """
+    lora_bytes = (lora_memory_bytes or memory.lora_bytes()) if enable_lora else 0
     per_sequence = -(-max_model_len // block_size)
     if num_blocks is None:
-        kv_bytes = kv_cache_memory_bytes or int(available * KV_SHARE)
+        kv_bytes = kv_cache_memory_bytes or memory.kv_bytes(lora_bytes)
         num_blocks = min(kv_bytes // block_bytes, per_sequence * max_num_seqs)
     if num_blocks < per_sequence:
+        where, remedies = memory.explain()
         text = (
             f"the KV cache has room for {num_blocks} blocks of {block_size} tokens "
             f"({num_blocks * block_bytes:,} bytes), but one sequence of max_model_len="
-            f"{max_model_len} needs {per_sequence} ({per_sequence * block_bytes:,} bytes); "
-            "raise kv_cache_memory_bytes or lower max_model_len"
+            f"{max_model_len} needs {per_sequence} ({per_sequence * block_bytes:,} bytes): "
+            f"{where}, and adapters get {lora_bytes:,}; {remedies}, or lower max_model_len"
         )
         raise OutOfMemoryError(text)
-    lora_bytes = (lora_memory_bytes or int(available * LORA_SHARE)) if enable_lora else 0
     chunk_bytes = -(-block_bytes // _ALIGNMENT) * _ALIGNMENT
     return MemoryPlan(num_blocks, lora_bytes // chunk_bytes, chunk_bytes)

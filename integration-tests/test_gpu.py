@@ -1,0 +1,198 @@
+"""What holds on a GPU alone: captured steps, repeated bits, nothing compiled while serving."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from plait import LLM, LoRARequest, SamplingParams
+from plait.decode_steps import DecodeSteps
+
+pytestmark = pytest.mark.gpu
+
+DTYPES = ("float32", "bfloat16")
+
+
+@pytest.fixture(scope="module")
+def adapters(save_tiny_adapter: Callable[..., Path]) -> list[LoRARequest | None]:
+    """The base model, and adapters of several ranks and site sets."""
+    options: list[dict[str, Any]] = [
+        {"r": 3},
+        {"r": 16, "target_modules": "all-linear"},
+        {"r": 33, "target_modules": ["q_proj", "v_proj"]},
+        {"r": 8, "target_modules": ["gate_proj", "up_proj", "o_proj"]},
+    ]
+    paths = [save_tiny_adapter(seed=i, **each) for i, each in enumerate(options)]
+    return [None, *(LoRARequest(f"a{i}", i + 1, str(path)) for i, path in enumerate(paths))]
+
+
+@pytest.fixture(scope="module")
+def make(tiny_model: Path) -> Callable[..., LLM]:
+    def make(**keywords: Any) -> LLM:
+        options: dict[str, Any] = {
+            "skip_tokenizer_init": True,
+            "enable_lora": True,
+            "num_gpu_blocks_override": 512,
+            "lora_memory_bytes": 16 << 20,
+            "max_num_seqs": 32,
+            "max_num_batched_tokens": 256,
+        }
+        return LLM(model=str(tiny_model), **(options | keywords))
+
+    return make
+
+
+class LogitsRecord:
+    """The logits of every decode step of an engine, as bits."""
+
+    def __init__(self, llm: LLM) -> None:
+        steps = decode_steps(llm)
+        self.bits: list[bytes] = []
+        self._run = steps.run
+        steps.run = self.run  # type: ignore[method-assign]
+
+    def run(self, plan: Any) -> torch.Tensor:
+        logits = self._run(plan)
+        self.bits.append(logits.cpu().numpy().tobytes())
+        return logits
+
+
+def decode_steps(llm: LLM) -> DecodeSteps:
+    runner: Any = llm.llm_engine.core.runner
+    steps = runner.decode_steps
+    assert isinstance(steps, DecodeSteps)
+    return steps
+
+
+def serve(llm: LLM, adapters: list[LoRARequest | None], requests: int, seed: int) -> list[Any]:
+    """Run ragged requests of all adapters; return what they answered."""
+    draw = random.Random(seed)
+    prompts = [draw.choices(range(128), k=draw.randint(1, 40)) for _ in range(requests)]
+    params = [
+        SamplingParams(
+            temperature=draw.choice((0.0, 0.8)),
+            top_p=draw.choice((1.0, 0.9)),
+            repetition_penalty=draw.choice((1.0, 1.0, 1.3)),
+            max_tokens=draw.randint(1, 24),
+            ignore_eos=True,
+            seed=i,
+        )
+        for i in range(requests)
+    ]
+    handles = [draw.choice(adapters) for _ in range(requests)]
+    outputs = llm.generate(prompts, params, lora_request=handles, use_tqdm=False)
+    return [list(output.outputs[0].token_ids) for output in outputs]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_captured_steps_have_the_bits_of_computed_ones(
+    make: Callable[..., LLM], adapters: list[LoRARequest | None], dtype: str
+) -> None:
+    captured, eager = make(dtype=dtype), make(dtype=dtype, enforce_eager=True)
+    records = LogitsRecord(captured), LogitsRecord(eager)
+    answers = [serve(llm, adapters, 60, seed=1) for llm in (captured, eager)]
+    assert answers[0] == answers[1]
+    assert len(records[0].bits) > 20
+    assert records[0].bits == records[1].bits
+    assert decode_steps(captured).captures > 0
+    assert decode_steps(eager).captures == 0
+
+
+PROGRAM = """
+import importlib.util, json, sys
+from plait import LoRARequest
+spec = importlib.util.spec_from_file_location("test_gpu", sys.argv[1])
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+handles = [p and LoRARequest(*p) for p in json.loads(sys.argv[3])]
+print("\\n" + module.digest(json.loads(sys.argv[2]), handles))
+"""
+
+
+def digest(keywords: dict[str, Any], adapters: list[LoRARequest | None]) -> str:
+    """Serve the same requests on a new engine and hash all logits and answers."""
+    llm = LLM(**keywords)
+    record = LogitsRecord(llm)
+    answers = serve(llm, adapters, 40, seed=2)
+    found = hashlib.sha256(json.dumps(answers).encode())
+    for bits in record.bits:
+        found.update(bits)
+    return found.hexdigest()
+
+
+def test_a_new_process_gives_the_same_bits(
+    tiny_model: Path, adapters: list[LoRARequest | None]
+) -> None:
+    keywords = {
+        "model": str(tiny_model),
+        "skip_tokenizer_init": True,
+        "enable_lora": True,
+        "num_gpu_blocks_override": 512,
+        "lora_memory_bytes": 16 << 20,
+        "max_num_seqs": 32,
+        "dtype": "bfloat16",
+    }
+    handles = [a and (a.lora_name, a.lora_int_id, a.lora_path) for a in adapters]
+    command = [sys.executable, "-c", PROGRAM, __file__, json.dumps(keywords), json.dumps(handles)]
+    found = [
+        subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1]
+        for _ in range(2)
+    ]
+    assert found[0] == found[1] == digest(keywords, adapters)
+
+
+def test_nothing_is_compiled_or_captured_once_it_is_warm(
+    make: Callable[..., LLM], adapters: list[LoRARequest | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    triton = pytest.importorskip("triton")
+    llm = make(dtype="bfloat16")
+    warm_up(llm, adapters)
+    steps, compiled = decode_steps(llm), []
+    captures = steps.captures
+
+    def note(**event: Any) -> None:
+        compiled.append(event["repr"])
+
+    monkeypatch.setattr(triton.knobs.runtime, "jit_cache_hook", note)
+    answers = serve(llm, adapters, 1000, seed=3)
+    assert len(answers) == 1000
+    assert compiled == []
+    assert steps.captures == captures
+
+
+def warm_up(llm: LLM, adapters: list[LoRARequest | None]) -> None:
+    """Run every kernel variant and every (size, site set) that the requests will need."""
+    for seed in range(3):
+        serve(llm, adapters, 200, seed)
+    steps = decode_steps(llm)
+    device = llm.llm_engine.core.runner.adapters  # type: ignore[attr-defined]
+    sets = [device._groups[key] for key in device._groups]
+    unions = {
+        frozenset[str]().union(*(s for i, s in enumerate(sets) if n >> i & 1))
+        for n in range(2 ** len(sets))
+    }
+    steps.warm_up(unions)
+
+
+def test_large_steps_equal_small_ones(
+    make: Callable[..., LLM], adapters: list[LoRARequest | None]
+) -> None:
+    """In float32 an answer does not depend on who shares the batch."""
+    llm = make(dtype="float32")
+    params = SamplingParams(temperature=0, max_tokens=20, ignore_eos=True)
+    prompts = [np.random.default_rng(i).integers(0, 128, 5 + i).tolist() for i in range(32)]
+    handles = [adapters[i % len(adapters)] for i in range(32)]
+    together = llm.generate(prompts, params, lora_request=handles, use_tqdm=False)
+    for i in (0, 7, 13, 19, 31):
+        alone = llm.generate(prompts[i], params, lora_request=handles[i], use_tqdm=False)[0]
+        assert alone.outputs[0].token_ids == together[i].outputs[0].token_ids
