@@ -45,8 +45,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_SCRATCH_RANK = 256
-"""On a GPU scratch memory has room for mixes of this rank from the start."""
+_SCRATCH_RANK = 128
+"""On a GPU scratch memory has room for mixes of this rank from the start, or max_lora_rank."""
 
 SERVED_GROUPS = frozenset(SITE_GROUPS) - {"embed"}
 """Site groups where adapters are served; an adapter on another one is refused by name."""
@@ -251,6 +251,6 @@ def _adapters(
         tile_rows,
         # Captured steps hold on to these lists: room for a mix of rank 64 on every site and row.
         list_capacity=max_num_seqs * len(model.sites) * 64 // TILE_ROWS if on_gpu else 1024,
-        max_tiles=-(-max(args.max_lora_rank or 0, _SCRATCH_RANK) // tile_rows) if on_gpu else 0,
+        max_tiles=-(-(args.max_lora_rank or _SCRATCH_RANK) // tile_rows) if on_gpu else 0,
     )
     return AdapterLibrary(catalog, store), AdapterDevice(arena, catalog)

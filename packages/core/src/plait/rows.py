@@ -61,8 +61,8 @@ class Rows:
 
     def apply(self, plan: StepPlan) -> None:
         """Fill the plan's new rows and append its new blocks to the block tables."""
-        for new in plan.new_rows:
-            self._fill(new)
+        if plan.new_rows:
+            self._fill(plan.new_rows)
         if len(plan.new_blocks):
             owner = np.repeat(plan.row, plan.num_new_blocks)
             first = np.cumsum(plan.num_new_blocks) - plan.num_new_blocks
@@ -82,10 +82,17 @@ class Rows:
         """Return ``array`` as a tensor on the device."""
         return upload(array, self.device)
 
-    def _fill(self, new: NewRow) -> None:
-        row = new.row
-        self.tokens[row, : len(new.token_ids)] = self.upload(new.token_ids)
-        self.prompt_length[row] = new.prompt_length
-        self.sampling.set(row, new.params, new.seed, new.eos_token_ids)
-        self.slot[row] = new.slot
-        self.prompt_logprobs[row] = new.prompt_logprobs
+    def _fill(self, new_rows: tuple[NewRow, ...]) -> None:
+        for new in new_rows:
+            self.sampling.set(new.row, new.params, new.seed, new.eos_token_ids)
+            self.slot[new.row] = new.slot
+            self.prompt_logprobs[new.row] = new.prompt_logprobs
+        # All of them at once: on a GPU it is the number of copies that costs.
+        row = np.array([new.row for new in new_rows], np.int64)
+        length = np.array([len(new.token_ids) for new in new_rows], np.int64)
+        place = np.arange(length.sum()) - np.repeat(np.cumsum(length) - length, length)
+        token_ids = np.concatenate([new.token_ids for new in new_rows])
+        at = self.upload(np.repeat(row, length)), self.upload(place)
+        self.tokens[at] = self.upload(token_ids)
+        prompt_length = np.array([new.prompt_length for new in new_rows], np.int32)
+        self.prompt_length[self.upload(row)] = self.upload(prompt_length)

@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from plait_kernels.sampling_types import PenaltyBatch, SampleBatch
-from plait_kernels.transfer import to_device
+from plait_kernels.transfer import upload
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy as np
     import numpy.typing as npt
 
     from plait_sampling.params import SamplingParams
@@ -64,10 +64,10 @@ class SamplingRows:
     """
 
     def __init__(self, max_rows: int, device: torch.device | str = "cpu") -> None:
-        self._host_floats = torch.zeros(len(_FLOATS), max_rows, dtype=torch.float32)
-        self._host_ints = torch.zeros(len(_INTS), max_rows, dtype=torch.int64)
-        self._floats = self._host_floats.to(device, copy=True)  # [floats, max_rows]
-        self._ints = self._host_ints.to(device, copy=True)  # [ints, max_rows]
+        self._host_floats = np.zeros((len(_FLOATS), max_rows), np.float32)
+        self._host_ints = np.zeros((len(_INTS), max_rows), np.int64)
+        self._floats = torch.zeros(self._host_floats.shape, device=device)
+        self._ints = torch.zeros(self._host_ints.shape, dtype=torch.int64, device=device)
         self._extras = [RowExtras()] * max_rows
         self._changed: set[int] = set()
 
@@ -93,9 +93,9 @@ class SamplingRows:
             params.frequency_penalty,
             params.repetition_penalty,
         )
-        self._host_floats[:, row] = torch.tensor(floats, dtype=torch.float32)
+        self._host_floats[:, row] = floats
         signed_seed = (seed + 2**63) % 2**64 - 2**63
-        self._host_ints[:, row] = torch.tensor((params.top_k, signed_seed))
+        self._host_ints[:, row] = params.top_k, signed_seed
         held_back = params.stop_tokens.union(eos_token_ids) if params.min_tokens else ()
         self._extras[row] = RowExtras(
             greedy=params.greedy,
@@ -167,8 +167,8 @@ class SamplingRows:
     def _flush(self) -> None:
         if not self._changed:
             return
-        rows, device = torch.tensor(sorted(self._changed)), self._floats.device
-        device_rows = to_device(rows, device)
-        self._floats[:, device_rows] = to_device(self._host_floats[:, rows], device)
-        self._ints[:, device_rows] = to_device(self._host_ints[:, rows], device)
+        rows, device = np.array(sorted(self._changed)), self._floats.device
+        device_rows = upload(rows, device)
+        self._floats[:, device_rows] = upload(self._host_floats[:, rows], device)
+        self._ints[:, device_rows] = upload(self._host_ints[:, rows], device)
         self._changed.clear()
