@@ -71,10 +71,6 @@ def test_one_row(in_features: int, out_features: int, blocks: VectorBlocks, dtyp
         pytest.param(5, 256, 75, MatrixBlocks(8, 32, 32, splits=4), id="splits"),
         pytest.param(19, 104, 75, MatrixBlocks(32, 32, 32, splits=3), id="uneven_splits"),
         pytest.param(4, 40, 33, MatrixBlocks(16, 32, 32, splits=4), id="empty_splits"),
-        pytest.param(9, 96, 130, MatrixBlocks(16, 32, 32, programs=2), id="several_turns"),
-        pytest.param(3, 80, 130, MatrixBlocks(16, 16, 16, splits=2, programs=4), id="all"),
-        pytest.param(9, 104, 75, MatrixBlocks(16, 32, 32, copy_engine=True), id="copy_engine"),
-        pytest.param(9, 37, 75, MatrixBlocks(16, 32, 32, copy_engine=True), id="odd_copy_engine"),
     ],
 )
 def test_few_rows(
@@ -131,7 +127,7 @@ def test_choice_fits_shared_memory_and_rows() -> None:
             assert rows <= blocks.block_rows
             assert blocks.stages * staged <= 227 * 1024
         else:
-            assert rows == 1
+            assert rows == 1 or (blocks is None and rows > 32 and out_features <= 6144)
 
 
 def test_float32_is_multiplied_without_tensor_cores() -> None:

@@ -8,13 +8,14 @@ from typing import Final, TypeAlias
 import torch
 import triton
 
-from plait_triton.language import INTERPRETED
-
 MAX_ROWS: Final = 64
-"""The most rows for which the kernels here are faster than cuBLAS."""
+"""The most rows for which any kernel here is faster than cuBLAS."""
 
-_SMALL: Final = 8448
-"""Outputs of fewer than one tile of 64 for each of 132 multiprocessors."""
+_FEW_OUTPUTS: Final = 4096
+"""Up to here tiles of 64 outputs are too few to keep an H100 loading: the inputs are split."""
+
+_MANY_OUTPUTS: Final = 16384
+"""From here on the kernels here are faster than cuBLAS up to 64 rows, not only up to 32."""
 
 
 @dataclass(frozen=True)
@@ -29,15 +30,11 @@ class VectorBlocks:
         Inputs that it multiplies at a time.
     warps : int
         Of a program.
-    prefetch : int
-        Blocks of weights after the first that are asked for before x is there: 0 or a power of
-        two.
     """
 
     block_out: int
     block_in: int
     warps: int = 4
-    prefetch: int = 0
 
 
 @dataclass(frozen=True)
@@ -58,12 +55,6 @@ class MatrixBlocks:
         Blocks of weights and x that are in shared memory or on the way.
     splits : int
         Parts of the inputs, each added up by programs of its own.
-    programs : int
-        The most programs a split, which then take one tile after another; 0 = one a tile.
-    prefetch : int
-        Blocks of weights that are asked for before x is there: 0 or a power of two.
-    copy_engine : bool
-        Whether weights are loaded by the tensor memory accelerator, from capability 9.0 on.
     """
 
     block_rows: int
@@ -72,9 +63,6 @@ class MatrixBlocks:
     warps: int = 4
     stages: int = 4
     splits: int = 1
-    programs: int = 0
-    prefetch: int = 0
-    copy_engine: bool = False
 
 
 Blocks: TypeAlias = VectorBlocks | MatrixBlocks
@@ -92,14 +80,14 @@ def choose(rows: int, out_features: int, in_features: int, dtype: torch.dtype) -
         float32, bfloat16 or float16.
     """
     if rows == 1:
-        return _vector(out_features, in_features, dtype)
+        return _vector(in_features, dtype)
     # No tensor core multiplies float32 without rounding it to tf32.
     if dtype == torch.float32 or rows > MAX_ROWS:
         return None
     return _matrix(rows, out_features, in_features)
 
 
-def _vector(out_features: int, in_features: int, dtype: torch.dtype) -> VectorBlocks:
+def _vector(in_features: int, dtype: torch.dtype) -> VectorBlocks:
     return VectorBlocks(4, min(4096 // dtype.itemsize, triton.next_power_of_2(in_features)))
 
 
@@ -107,8 +95,8 @@ def _matrix(rows: int, out_features: int, in_features: int) -> MatrixBlocks | No
     block_rows = max(16, triton.next_power_of_2(rows))
     widest = max(16, triton.next_power_of_2(in_features))
     if rows > 32:
-        if out_features < 16384 and not INTERPRETED:
+        if out_features < _MANY_OUTPUTS:
             return None
         return MatrixBlocks(block_rows, 64, min(64, widest), stages=5)
-    splits = 4 if out_features <= 4096 else 1
+    splits = 4 if out_features <= _FEW_OUTPUTS else 1
     return MatrixBlocks(block_rows, 64, min(128, widest), stages=4, splits=splits)

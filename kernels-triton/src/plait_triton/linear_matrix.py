@@ -11,10 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 import triton
 import triton.language as tl
-from triton.tools.tensor_descriptor import TensorDescriptor
 
 from plait_triton.language import dot, let_next_start, wait_for_inputs
-from plait_triton.linear_prefetch import prefetch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,7 +27,6 @@ _SUM_BLOCK = 1024
 def _product(
     x,
     weight,
-    descriptor,
     tile,
     first,
     rows,
@@ -59,9 +56,7 @@ def _product(
             values = tl.load(x_at, mask=is_token, other=0.0)
         else:
             values = tl.load(x_at, mask=is_token & (column < IN_FEATURES)[None, :], other=0.0)
-        if descriptor is not None:
-            weights = descriptor.load([tile * BLOCK_OUT, start])
-        elif IS_EVEN:
+        if IS_EVEN:
             weights = tl.load(at, eviction_policy="evict_first")
         else:
             inside = (column < IN_FEATURES)[None, :]
@@ -84,10 +79,9 @@ def _store(acc, bias, y, tile, split, rows, out_features):
 
 
 @triton.jit(do_not_specialize=["rows"])
-def _kernel(
+def linear_matrix_kernel(
     x,
     weight,
-    descriptor,
     bias,
     y,
     rows,
@@ -99,36 +93,25 @@ def _kernel(
     BLOCK_IN: tl.constexpr,
     STAGES: tl.constexpr,
     SPLITS: tl.constexpr,
-    TURNS: tl.constexpr,
-    PREFETCH: tl.constexpr,
     PDL: tl.constexpr,
 ):
     # The same number of blocks for every split: past the end there is nothing but zeros.
     SHARE: tl.constexpr = BLOCK_IN * SPLITS
     BLOCKS: tl.constexpr = (IN_FEATURES + SHARE - 1) // SHARE
     IS_EVEN: tl.constexpr = IN_FEATURES % SHARE == 0
-    program = tl.program_id(0)
+    tile = tl.program_id(0)
     split = tl.program_id(1)
-    first = split * BLOCKS
-    if PREFETCH > 0:
-        # Nothing writes weights between steps, so they need not wait.
-        feature = program * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
-        row = tl.minimum(feature, out_features - 1).to(tl.int64)
-        prefetch(weight, row, first * BLOCK_IN, PREFETCH * BLOCK_IN, IN_FEATURES)
     let_next_start(PDL)
     wait_for_inputs(PDL)
-    # A tile past the end reads the last row of the weight and writes nothing.
-    for turn in tl.range(TURNS, flatten=True):
-        tile = program + turn * tl.num_programs(0)
-        acc = _product(
-            x, weight, descriptor, tile, first, rows, x_stride, out_features,
-            IN_FEATURES, BLOCK_ROWS, BLOCK_OUT, BLOCK_IN, BLOCKS, STAGES, IS_EVEN,
-        )  # fmt: skip
-        _store(acc, bias, y, tile, split, rows, out_features)
+    acc = _product(
+        x, weight, tile, split * BLOCKS, rows, x_stride, out_features,
+        IN_FEATURES, BLOCK_ROWS, BLOCK_OUT, BLOCK_IN, BLOCKS, STAGES, IS_EVEN,
+    )  # fmt: skip
+    _store(acc, bias, y, tile, split, rows, out_features)
 
 
 @triton.jit
-def _add_parts(
+def add_parts_kernel(
     parts, bias, y, features, size, SPLITS: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr
 ):
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
@@ -155,15 +138,9 @@ def multiply(
     target = y
     if splits > 1:
         target = torch.empty((splits, rows, out_features), dtype=torch.float32, device=x.device)
-    descriptor = None
-    if blocks.copy_engine and can_copy(matrix):
-        descriptor = TensorDescriptor.from_tensor(matrix, [blocks.block_out, blocks.block_in])
-    tiles = triton.cdiv(out_features, blocks.block_out)
-    programs = min(blocks.programs, tiles) or tiles
-    _kernel[(programs, splits)](
+    linear_matrix_kernel[(triton.cdiv(out_features, blocks.block_out), splits)](
         x,
         matrix,
-        descriptor,
         bias if splits == 1 else None,
         target,
         rows,
@@ -175,19 +152,12 @@ def multiply(
         BLOCK_IN=blocks.block_in,
         STAGES=blocks.stages,
         SPLITS=splits,
-        TURNS=triton.cdiv(tiles, programs),
-        PREFETCH=blocks.prefetch,
         num_warps=blocks.warps,
         **options,
     )
     if splits > 1:
         size = rows * out_features
-        _add_parts[(triton.cdiv(size, _SUM_BLOCK),)](
+        add_parts_kernel[(triton.cdiv(size, _SUM_BLOCK),)](
             target, bias, y, out_features, size, SPLITS=splits, BLOCK=_SUM_BLOCK, **options
         )
     return y
-
-
-def can_copy(matrix: torch.Tensor) -> bool:
-    """Say whether the copy engine can address a matrix: 16-byte aligned rows."""
-    return matrix.data_ptr() % 16 == 0 and matrix.stride(0) * matrix.element_size() % 16 == 0

@@ -13,7 +13,6 @@ import triton
 import triton.language as tl
 
 from plait_triton.language import let_next_start, wait_for_inputs
-from plait_triton.linear_prefetch import prefetch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,7 +40,7 @@ def _products(block, x, column, IN_FEATURES: tl.constexpr, IS_EVEN: tl.constexpr
 
 
 @triton.jit
-def _kernel(
+def linear_vector_kernel(
     x,
     weight,
     bias,
@@ -50,7 +49,6 @@ def _kernel(
     IN_FEATURES: tl.constexpr,
     BLOCK_OUT: tl.constexpr,
     BLOCK_IN: tl.constexpr,
-    PREFETCH: tl.constexpr,
     PDL: tl.constexpr,
 ):
     IS_EVEN: tl.constexpr = IN_FEATURES % BLOCK_IN == 0
@@ -61,7 +59,6 @@ def _kernel(
     lane = tl.arange(0, BLOCK_IN)
     # Nothing writes weights between steps, so they need not wait.
     block = _weights(weight, row, lane, IN_FEATURES, IS_EVEN)
-    prefetch(weight, row, BLOCK_IN, PREFETCH * BLOCK_IN, IN_FEATURES)
     let_next_start(PDL)
     wait_for_inputs(PDL)
     total = tl.zeros((BLOCK_OUT, BLOCK_IN), tl.float32)
@@ -84,7 +81,7 @@ def multiply(
     """Return ``x · weightᵀ + bias``, [1, out_features]; x is [1, in_features]."""
     out_features, in_features = weight.weight.shape
     y = torch.empty((1, out_features), dtype=x.dtype, device=x.device)
-    _kernel[(triton.cdiv(out_features, blocks.block_out),)](
+    linear_vector_kernel[(triton.cdiv(out_features, blocks.block_out),)](
         x,
         weight.weight,
         weight.bias,
@@ -93,7 +90,6 @@ def multiply(
         IN_FEATURES=in_features,
         BLOCK_OUT=blocks.block_out,
         BLOCK_IN=blocks.block_in,
-        PREFETCH=blocks.prefetch,
         num_warps=blocks.warps,
         **options,
     )

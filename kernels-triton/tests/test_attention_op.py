@@ -1,0 +1,23 @@
+"""The backend ``triton`` passes the standard tests: attention."""
+
+from __future__ import annotations
+
+import torch
+
+from plait_testing import KernelConformance, Narrowing
+from plait_testing.cases import load_cases
+
+ON_GPU = torch.cuda.is_available()
+SLOW = ("wide_heads", "long_prompt", "decode_long")
+
+
+class TestAttentionOp(KernelConformance):
+    backend = "triton"
+    narrowing = Narrowing(
+        reason="the other ops have files of their own; long rows take seconds interpreted",
+        ops=("attention",),
+        dtypes=() if ON_GPU else ("float32", "bfloat16"),
+        cases=()
+        if ON_GPU
+        else tuple(c.name for c in load_cases("attention").cases if c.name not in SLOW),
+    )

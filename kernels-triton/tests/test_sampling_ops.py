@@ -1,0 +1,23 @@
+"""The backend ``triton`` passes the standard tests: sampling."""
+
+from __future__ import annotations
+
+import torch
+
+from plait_testing import KernelConformance, Narrowing
+from plait_testing.cases import load_cases
+
+ON_GPU = torch.cuda.is_available()
+OPS = ("apply_penalties", "sample")
+SLOW = ("drawn", "drawn_with_ties")
+
+
+class TestSamplingOps(KernelConformance):
+    backend = "triton"
+    narrowing = Narrowing(
+        reason="the other ops have files of their own; many rows take seconds interpreted",
+        ops=OPS,
+        cases=()
+        if ON_GPU
+        else tuple(c.name for op in OPS for c in load_cases(op).cases if c.name not in SLOW),
+    )
