@@ -15,8 +15,7 @@ import torch
 import triton
 import triton.language as tl
 
-from plait_triton.attention_tiles import bound
-from plait_triton.language import launch_options, let_next_start, wait_for_inputs
+from plait_triton.language import bound, launch_options, let_next_start, wait_for_inputs
 
 if TYPE_CHECKING:
     from plait_kernels.attention_types import AttentionBatch

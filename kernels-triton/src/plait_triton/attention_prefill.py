@@ -10,8 +10,8 @@ import triton
 import triton.language as tl
 
 from plait_triton.attention_plan import RECORD
-from plait_triton.attention_tiles import block_of, bound, place_of, scores_of
-from plait_triton.language import dot, let_next_start, wait_for_inputs
+from plait_triton.attention_tiles import block_of, place_of, scores_of
+from plait_triton.language import bound, dot, let_next_start, wait_for_inputs
 
 
 @triton.jit

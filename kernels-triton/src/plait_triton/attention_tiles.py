@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 import triton
 import triton.language as tl
 
-from plait_triton.language import INTERPRETED
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -101,15 +99,6 @@ def _whole(config: OpConfig, name: str) -> int:
     value = config.get(name)
     assert value is not None, f"{name} is static"
     return int(value)
-
-
-@triton.jit
-def bound(number):
-    """Return a number of the device as the bound of a loop."""
-    if INTERPRETED:
-        # There it is an array of one element, which Python takes for no number.
-        return number.handle.data.item()
-    return number
 
 
 @triton.jit

@@ -27,11 +27,24 @@ def dot(a, b, acc):
 
 
 @triton.jit
+def bound(number):
+    """Return a number of the device as the bound of a loop."""
+    if INTERPRETED:
+        # There it is an array of one element, which Python takes for no number.
+        return number.handle.data.item()
+    return number
+
+
+@triton.jit
 def wait_for_inputs(PDL: tl.constexpr):
     """Wait until the kernels before this one have finished and their results can be read.
 
     With ``PDL`` every program of every kernel must call this, whether it reads such results or
     not: the next kernel relies on it for all that came before.
+
+    What is written between steps may be read before it: base weights, and the tables, tiles and
+    batches of adapters. A step begins with kernels that take no part in this (torch's), and those
+    start when everything before them has finished.
     """
     if PDL:
         tl.extra.cuda.gdc_wait()

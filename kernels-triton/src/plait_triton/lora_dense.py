@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 
 from plait_kernels.lora_types import DENSE_ADD, DENSE_ROW, DENSE_SCALE
-from plait_triton.lora_tables import bound
+from plait_triton.language import bound
 
 _ADD = tl.constexpr(DENSE_ADD)
 _SCALE = tl.constexpr(DENSE_SCALE)

@@ -5,19 +5,18 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from plait_triton.language import dot, let_next_start, wait_for_inputs
+from plait_triton.language import bound, dot, let_next_start, wait_for_inputs
 from plait_triton.lora_dense import replace_rows, scale_and_add
-from plait_triton.lora_tables import bound, find_tokens, tile_ranges, tile_rows
+from plait_triton.lora_tables import find_tokens, tile_ranges, tile_rows
 
 
 @triton.jit
-def _hidden(
-    first, h_rows, h_split, token_inside, token_weight, tile_offset, tile_rank, tile_scale,
-    start, count, out,
-    TOKENS: tl.constexpr, ROWS: tl.constexpr, TILE: tl.constexpr, IN: tl.constexpr,
-    ALIGNED: tl.constexpr, SIZE: tl.constexpr, SPLITS: tl.constexpr,
+def _tiles(
+    first, tile_offset, tile_rank, tile_scale, start, count, out,
+    ROWS: tl.constexpr, TILE: tl.constexpr, IN: tl.constexpr, ALIGNED: tl.constexpr,
+    SIZE: tl.constexpr,
 ):  # fmt: skip
-    """Return scaled h [TOKENS, ROWS], where the rows of Bᵀ begin, and which rows count."""
+    """Return rank rows: numbers, which shrink wrote, which count, scales, where Bᵀ's begin."""
     row = first + tl.arange(0, ROWS)
     tile = start + row // TILE
     inside = row < count * TILE
@@ -25,20 +24,33 @@ def _hidden(
     # Written so that the compiler sees the alignment.
     b_rows = begin + TILE * IN + (row % TILE) * ((out // ALIGNED) * ALIGNED)
     scale = tl.load(tile_scale + tile, mask=inside, other=0)
-    # Shrink wrote all rows of a tile: so masked, they are read several at a time.
-    mask = token_inside[:, None] & inside[None, :]
-    h = tl.zeros((TOKENS, ROWS), tl.float32)
-    for split in tl.static_range(SPLITS):
-        h += tl.load(h_rows[:, None] + (split * h_split + row)[None, :], mask=mask, other=0)
-    h = tl.where(counts[None, :], h, 0) * (scale[None, :] * token_weight[:, None])
-    return h, b_rows, counts
+    return row, inside, counts, scale, b_rows
 
 
 @triton.jit
-def _add_product(acc, h, b_rows, counts, column, column_inside, COMPUTE: tl.constexpr):
-    """Return ``acc + h · b``, b [rows, columns] at ``b_rows``."""
+def _hidden(
+    h_rows, h_split, token_inside, token_weight, row, inside, counts, scale,
+    TOKENS: tl.constexpr, SPLITS: tl.constexpr,
+):  # fmt: skip
+    """Return scaled h [TOKENS, rows]: the sum of the splits."""
+    # Shrink wrote all rows of a tile: so masked, they are read several at a time.
+    mask = token_inside[:, None] & inside[None, :]
+    h = tl.zeros((TOKENS, row.shape[0]), tl.float32)
+    for split in tl.static_range(SPLITS):
+        h += tl.load(h_rows[:, None] + (split * h_split + row)[None, :], mask=mask, other=0)
+    return tl.where(counts[None, :], h, 0) * (scale[None, :] * token_weight[:, None])
+
+
+@triton.jit
+def _load_b(b_rows, counts, column, column_inside):
+    """Return b [rows, columns]."""
     mask = counts[:, None] & column_inside[None, :]
-    b = tl.load(b_rows[:, None] + column[None, :], mask=mask, other=0)
+    return tl.load(b_rows[:, None] + column[None, :], mask=mask, other=0)
+
+
+@triton.jit
+def _add_product(acc, h, b, COMPUTE: tl.constexpr):
+    """Return ``acc + h · b``."""
     if COMPUTE.primitive_bitwidth == 32:
         return dot(h, b.to(tl.float32), acc)
     # Two terms of 16 bits keep what rounding h once would lose.
@@ -63,11 +75,11 @@ def expand_kernel(
 ):  # fmt: skip
     """Program (work item, ``BLOCKS`` blocks of columns of one of up to three sites)."""
     let_next_start(PDL)
-    wait_for_inputs(PDL)
     slot, place, tokens = find_tokens(
         tl.program_id(0), segment_slot, segment_start, num_segments, max_segments, TOKENS
     )
     if tokens <= 0:
+        wait_for_inputs(PDL)
         return
     start, count, start1, count1, start2, count2 = tile_ranges(
         tile_start, tile_count, start_stride, count_stride, slot, i0, i1, i2, SITES
@@ -93,6 +105,7 @@ def expand_kernel(
         dense_entries = tl.load(dense_count + at * dense_count_stride + index)
         first_entry = tl.load(dense_start + at * dense_start_stride + index)
     if count + dense_entries == 0:
+        wait_for_inputs(PDL)
         return
     number = tl.arange(0, TOKENS)
     token_inside = number < tokens
@@ -103,30 +116,41 @@ def expand_kernel(
     h_split = tokens_in_all.to(tl.int64) * width
     weights = arena.to(tl.pointer_type(WEIGHT), bitcast=True)
     size: tl.constexpr = WEIGHT.primitive_bitwidth // 8
-    h_first, b_first, counts_first = _hidden(
-        0, h_rows, h_split, token_inside, token_weight, tile_offset, tile_rank, tile_scale,
-        start, count, out, TOKENS, ROWS, TILE, IN, ALIGNED, size, SPLITS,
-    )  # fmt: skip
+    row, inside, counts_first, scale, b_first = _tiles(
+        0, tile_offset, tile_rank, tile_scale, start, count, out, ROWS, TILE, IN, ALIGNED, size
+    )
+    last_column = (out // ALIGNED) * ALIGNED
     end = tl.minimum((span + 1) * SPAN, out)
+    column = span * SPAN + tl.arange(0, COLUMNS)
+    b = _load_b(weights + b_first, counts_first, column, column < last_column)
+    wait_for_inputs(PDL)
+    h_first = _hidden(
+        h_rows, h_split, token_inside, token_weight, row, inside, counts_first, scale,
+        TOKENS, SPLITS,
+    )  # fmt: skip
     for first_column in range(bound(span * SPAN), bound(end), COLUMNS):
         column = first_column + tl.arange(0, COLUMNS)
-        column_inside = column < (out // ALIGNED) * ALIGNED
+        column_inside = column < last_column
         y_mask = token_inside[:, None] & column_inside[None, :]
         y_at = y_rows[:, None] + column[None, :]
         before = tl.load(y_at, mask=y_mask, other=0)
         acc = tl.zeros((TOKENS, COLUMNS), tl.float32)
-        acc = _add_product(
-            acc, h_first, weights + b_first, counts_first, column, column_inside, COMPUTE
-        )
+        acc = _add_product(acc, h_first, b, COMPUTE)
+        if BLOCKS > 1:
+            # On the way while this block is added to y.
+            next_column = column + COLUMNS
+            b = _load_b(weights + b_first, counts_first, next_column, next_column < end)
         for first in range(ROWS, bound(count * TILE), MANY_ROWS):
-            h_more, b_more, counts_more = _hidden(
-                first, h_rows, h_split, token_inside, token_weight,
-                tile_offset, tile_rank, tile_scale, start, count, out,
-                TOKENS, MANY_ROWS, TILE, IN, ALIGNED, size, SPLITS,
+            more, exists, counts_more, scale_more, b_rows = _tiles(
+                first, tile_offset, tile_rank, tile_scale, start, count, out,
+                MANY_ROWS, TILE, IN, ALIGNED, size,
             )  # fmt: skip
-            acc = _add_product(
-                acc, h_more, weights + b_more, counts_more, column, column_inside, COMPUTE
-            )
+            h_more = _hidden(
+                h_rows, h_split, token_inside, token_weight, more, exists, counts_more,
+                scale_more, TOKENS, SPLITS,
+            )  # fmt: skip
+            b_more = _load_b(weights + b_rows, counts_more, column, column_inside)
+            acc = _add_product(acc, h_more, b_more, COMPUTE)
         value = before.to(tl.float32)
         if DENSE:
             value = replace_rows(

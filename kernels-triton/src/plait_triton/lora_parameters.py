@@ -10,6 +10,9 @@ FEW_TOKENS = 8
 MANY_TOKENS = 1024
 """Up to so many tokens, decoding and otherwise, the input columns are shared by more programs."""
 
+MANY_OUTPUTS = 8192
+"""From so many outputs on there are programs enough for each to take several blocks of them."""
+
 
 @dataclass(frozen=True)
 class ShrinkParameters:
@@ -75,12 +78,15 @@ def shrink_parameters(
     """Choose how shrink of ``tokens`` tokens is cut; ``itemsize`` is that of the products."""
     if is_decode:
         # Every weight is read once: many programs, long reads.
-        splits = 16 if tokens <= FEW_TOKENS else 8
-        chosen = ShrinkParameters(16, sites, 16, 256, 64, 64, splits, False, 4, 3)
+        chosen = ShrinkParameters(16, sites, 16, 256, 64, 64, 16, False, 4, 3)
+        if tokens > FEW_TOKENS:
+            rows = max(16, triton.next_power_of_2(16 * sites))
+            columns = 128 if rows > 32 else 256
+            chosen = replace(chosen, chunks=1, rows=rows, columns=columns, splits=8)
     else:
         # x is read once for all sites.
         rows = max(16, triton.next_power_of_2(16 * sites))
-        splits = 16 if tokens <= MANY_TOKENS else 4
+        splits = 16 if tokens <= MANY_TOKENS else 2
         chosen = ShrinkParameters(64, 1, rows, 64, 64, 64, splits, False, 4, 4)
     if itemsize > 2:
         chosen = replace(chosen, columns=chosen.columns // 2, many_columns=chosen.many_columns // 2)
@@ -91,9 +97,12 @@ def shrink_parameters(
 def expand_parameters(*, is_decode: bool, out_features: int, itemsize: int) -> ExpandParameters:
     """Choose how expand is cut; ``out_features`` is the most of a site."""
     if is_decode:
-        chosen = ExpandParameters(16, 256, 2, 16, 16, 4, 1)
+        # Few tokens take few registers, so that many programs read at the same time. What further
+        # tokens of an adapter read again comes from the cache.
+        blocks = 4 if out_features >= MANY_OUTPUTS else 1
+        chosen = ExpandParameters(4, 256, blocks, 16, 16, 4, 1)
     else:
-        chosen = ExpandParameters(64, 128, 1, 16, 32, 8, 1)
+        chosen = ExpandParameters(32, 128, 4, 16, 16, 4, 1)
     if itemsize > 2:
         chosen = replace(chosen, columns=chosen.columns // 2)
     most = max(16, triton.next_power_of_2(out_features))

@@ -10,8 +10,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from plait_triton.language import dot, let_next_start, wait_for_inputs
-from plait_triton.lora_tables import bound, find_tokens, tile_ranges, tile_rows
+from plait_triton.language import bound, dot, let_next_start, wait_for_inputs
+from plait_triton.lora_tables import find_tokens, tile_ranges, tile_rows
 
 
 @triton.jit
@@ -69,11 +69,13 @@ def _shrink_rows(
     tile_offset, tile_rank, start0, count0, start1, count1, start2, count2, tokens,
     TOKENS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, TILE: tl.constexpr,
     IN: tl.constexpr, SIZE: tl.constexpr, COMPUTE: tl.constexpr, ONE: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
     row, inside, begin, counts = _rows(
         first, tile_offset, tile_rank, start0, count0, start1, count1, start2, count2,
         ROWS, TILE, IN, SIZE,
     )  # fmt: skip
+    wait_for_inputs(PDL)
     a_rows = weights + begin
     x_rows = x + token * x_stride
     if ONE and tokens == 1:
@@ -102,11 +104,11 @@ def shrink_kernel(
 ):  # fmt: skip
     """Program (work item, chunk of rank rows, piece of ``SPLIT`` columns)."""
     let_next_start(PDL)
-    wait_for_inputs(PDL)
     slot, place, tokens = find_tokens(
         tl.program_id(0), segment_slot, segment_start, num_segments, max_segments, TOKENS
     )
     if tokens <= 0:
+        wait_for_inputs(PDL)
         return
     start0, count0, start1, count1, start2, count2 = tile_ranges(
         tile_start, tile_count, start_stride, count_stride, slot, i0, i1, i2, SITES
@@ -127,15 +129,18 @@ def shrink_kernel(
                 chunk * ROWS, x, x_stride, h_rows, token, token_inside, weights,
                 first_column, last_column, tile_offset, tile_rank,
                 start0, count0, start1, count1, start2, count2, tokens,
-                TOKENS, ROWS, COLUMNS, TILE, IN, size, COMPUTE, ONE,
+                TOKENS, ROWS, COLUMNS, TILE, IN, size, COMPUTE, ONE, PDL,
             )  # fmt: skip
+        else:
+            wait_for_inputs(PDL)
     else:
+        wait_for_inputs(PDL)
         for first in range(bound(chunk * MANY_ROWS), bound(rows), CHUNKS * MANY_ROWS):
             _shrink_rows(
                 first, x, x_stride, h_rows, token, token_inside, weights,
                 first_column, last_column, tile_offset, tile_rank,
                 start0, count0, start1, count1, start2, count2, tokens,
-                TOKENS, MANY_ROWS, MANY_COLUMNS, TILE, IN, size, COMPUTE, ONE,
+                TOKENS, MANY_ROWS, MANY_COLUMNS, TILE, IN, size, COMPUTE, ONE, False,
             )  # fmt: skip
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from plait_triton.language import INTERPRETED
+from plait_triton.language import bound
 
 ALIGNMENT = tl.constexpr(64)
 """Offsets in the arena are multiples of this many bytes."""
@@ -14,19 +14,12 @@ _SCAN = tl.constexpr(256)
 
 
 @triton.jit
-def bound(value):
-    """Return ``value`` as a bound of ``range``."""
-    if INTERPRETED:
-        # There it is an array of one element, which ``range`` does not take.
-        return value.handle.data.item()
-    return value
-
-
-@triton.jit
 def find_tokens(
     work, segment_slot, segment_start, num_segments, max_segments, TOKENS: tl.constexpr
 ):
     """Return slot, first place in the work list, and number of tokens of a work item.
+
+    Like all that is read here it may be read before ``wait_for_inputs``.
 
     Segment s owns the work items from ``segment_start[s] // TOKENS + s`` up to the next one's,
     which are as many as its blocks of ``TOKENS`` tokens or one more: no prefix sum is needed, and
