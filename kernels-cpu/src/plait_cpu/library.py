@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 from ctypes import POINTER, Structure, c_float, c_int32, c_int64, c_void_p
 from pathlib import Path
 from typing import Any, Final
@@ -70,10 +71,11 @@ _SIGNATURES: Final[dict[str, tuple[Any, ...]]] = {
 }
 
 
+@functools.cache
 def load_library(path: Path | None = None) -> ctypes.CDLL:
     """Load the compiled library; it is compiled if that has not been done yet.
 
-    Its threads are those of torch's OpenMP.
+    Its threads are those of torch's OpenMP. A process loads a library once.
 
     Parameters
     ----------

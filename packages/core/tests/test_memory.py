@@ -50,6 +50,16 @@ def test_what_the_user_says_wins() -> None:
     assert plan(CARD, num_blocks=600, kv_cache_memory_bytes=GB).num_blocks == 600
 
 
+def test_adapters_get_no_more_than_an_asked_kv_cache_leaves() -> None:
+    found = plan(CARD, kv_cache_memory_bytes=55 * GB)
+    assert found.num_blocks == 55 * GB // BLOCK
+    assert found.num_chunks == 56_500_000_000 // BLOCK - found.num_blocks
+    assert plan(CARD, num_blocks=56_500_000_000 // BLOCK - 7).num_chunks == 7
+    # What nobody can fill is not taken from adapters.
+    short = plan(CARD, kv_cache_memory_bytes=55 * GB, max_model_len=512, max_num_seqs=3)
+    assert (short.num_blocks, short.num_chunks) == (96, 5_650_000_000 // BLOCK)
+
+
 def test_no_more_blocks_than_can_be_filled() -> None:
     assert plan(CARD, max_model_len=512, max_num_seqs=3).num_blocks == 96
     assert plan(HostMemory(100 * GB), max_model_len=512, max_num_seqs=3).num_blocks == 96
@@ -88,15 +98,25 @@ def test_a_model_that_does_not_fit_names_every_number() -> None:
     activations=st.integers(0, 10**10),
     graphs=st.integers(0, 10**10),
     lora=st.booleans(),
+    kv_share=st.none() | st.floats(0, 1),
 )
 def test_the_share_is_never_exceeded(
-    total: int, utilization: float, used: int, activations: int, graphs: int, lora: bool
+    total: int,
+    utilization: float,
+    used: int,
+    activations: int,
+    graphs: int,
+    lora: bool,
+    kv_share: float | None,
 ) -> None:
     memory = DeviceMemory(total, utilization, used, activations, graphs)
+    asked = None if kv_share is None else max(1, int(memory.available * kv_share))
+    options = {"enable_lora": lora, "block_bytes": 4096, "max_model_len": 64}
     try:
-        found = plan(memory, enable_lora=lora, block_bytes=4096, max_model_len=64)
+        found = plan(memory, kv_cache_memory_bytes=asked, **options)
     except OutOfMemoryError:
-        assert memory.available * 0.9 < 4 * 4096 + 1
+        kv_bytes = memory.available * 0.9 if asked is None else asked
+        assert kv_bytes < 4 * 4096 + 1
         return
     taken = found.num_blocks * 4096 + found.num_chunks * found.chunk_bytes
     assert used + activations + graphs + taken <= total * utilization
@@ -107,3 +127,9 @@ def test_a_share_is_above_0_and_at_most_1(share: Any) -> None:
     with pytest.raises(InputError, match="gpu_memory_utilization"):
         EngineArgs("model", gpu_memory_utilization=share)
     assert EngineArgs("model", gpu_memory_utilization=0.5).gpu_memory_utilization == 0.5
+
+
+def test_eager_is_asked_for_with_a_bool() -> None:
+    assert EngineArgs("model", enforce_eager=True).enforce_eager
+    with pytest.raises(InputError, match="enforce_eager must be a bool, got 'false'"):
+        EngineArgs("model", enforce_eager="false")

@@ -43,6 +43,10 @@ struct Sites {
 struct Item {
   int32_t segment, first_token, site;
   int64_t first, last;  // rank rows of all sites, or columns of one
+
+  int64_t tokens(const Segments& segments) const {
+    return std::min<int64_t>(segments.start[segment + 1] - first_token, kTokens);
+  }
 };
 
 // Calls use(place, a, b, scale) for rank rows first … last - 1 of all sites of a slot.
@@ -68,9 +72,10 @@ void each_row(const Tables& tables, const Sites& sites, int64_t slot, int64_t si
   }
 }
 
-inline int64_t rank_of(const Tables& tables, const Sites& sites, int64_t slot) {
+// Rank of the first sites of a slot together.
+inline int64_t rank_of(const Tables& tables, const Sites& sites, int64_t count, int64_t slot) {
   int64_t rank = 0;
-  for (int64_t s = 0; s < sites.count; ++s)
+  for (int64_t s = 0; s < count; ++s)
     rank += tables.rank_sum[slot * tables.num_sites + sites.index[s]];
   return rank;
 }
@@ -123,5 +128,17 @@ struct Buffers {
     use(static_cast<const float* const*>(made));
   }
 };
+
+// Calls run(item, buffers) for every item, on several threads.
+template <class W, class Run>
+void run_items(const std::vector<Item>& items, int threads, Run run) {
+  const int64_t count = static_cast<int64_t>(items.size());
+#pragma omp parallel num_threads(count < 4 ? 1 : threads)
+  {
+    Buffers<W> buffers;
+#pragma omp for schedule(dynamic, 1)
+    for (int64_t i = 0; i < count; ++i) run(items[i], buffers);
+  }
+}
 
 }  // namespace plait

@@ -74,12 +74,8 @@ void expand_item(const Item& item, const float* h, int64_t h_stride, T* y, int64
                  Buffers<W>& buffers) {
   const int64_t slot = segments.slot[item.segment], columns = item.last - item.first;
   const int64_t rank = tables.rank_sum[slot * tables.num_sites + sites.index[item.site]];
-  int64_t before = 0;  // rank rows of the sites before this one
-  for (int64_t s = 0; s < item.site; ++s)
-    before += tables.rank_sum[slot * tables.num_sites + sites.index[s]];
-  const int64_t end = std::min<int64_t>(segments.start[item.segment + 1],
-                                        item.first_token + kTokens);
-  const int64_t tokens = end - item.first_token;
+  const int64_t before = rank_of(tables, sites, item.site, slot);
+  const int64_t tokens = item.tokens(segments);
   const W** b = buffers.rows.at_least(rank);
   each_row<W>(tables, sites, slot, item.site, item.site + 1, 0, rank,
               [&](int64_t place, const W*, const W* row, float) { b[place] = row + item.first; });
@@ -116,15 +112,11 @@ std::vector<Item> expand_items(const Tables& tables, const Segments& segments,
 template <class T, class W>
 void expand(const float* h, int64_t h_stride, T* y, int64_t y_stride, const Tables& tables,
             const Segments& segments, const Sites& sites, int threads) {
-  const std::vector<Item> items = expand_items(tables, segments, sites);
-  const int64_t count = static_cast<int64_t>(items.size());
-#pragma omp parallel num_threads(count < 4 ? 1 : threads)
-  {
-    Buffers<W> buffers;
-#pragma omp for schedule(dynamic, 1)
-    for (int64_t i = 0; i < count; ++i)
-      expand_item<T, W>(items[i], h, h_stride, y, y_stride, tables, segments, sites, buffers);
-  }
+  run_items<W>(expand_items(tables, segments, sites), threads,
+               [&](const Item& item, Buffers<W>& buffers) {
+                 expand_item<T, W>(item, h, h_stride, y, y_stride, tables, segments, sites,
+                                   buffers);
+               });
 }
 
 }  // namespace

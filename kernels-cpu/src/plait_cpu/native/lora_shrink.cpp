@@ -74,9 +74,7 @@ void shrink_item(const Item& item, const T* x, int64_t x_stride, float* h, int64
                  const float* token_weight, const Tables& tables, const Segments& segments,
                  const Sites& sites, Buffers<W>& buffers) {
   const int64_t length = sites.in_features, count = item.last - item.first;
-  const int64_t end = std::min<int64_t>(segments.start[item.segment + 1],
-                                        item.first_token + kTokens);
-  const int64_t tokens = end - item.first_token;
+  const int64_t tokens = item.tokens(segments);
   float* converted_x = buffers.x.at_least(converted<T>(kTokens * length));
   const W** a = buffers.rows.at_least(count);
   float* scales = buffers.scale.at_least(count);
@@ -101,7 +99,7 @@ std::vector<Item> shrink_items(const Tables& tables, const Segments& segments,
                                const Sites& sites) {
   std::vector<Item> items;
   for (int64_t i = 0; i < segments.count; ++i) {
-    const int64_t rank = rank_of(tables, sites, segments.slot[i]);
+    const int64_t rank = rank_of(tables, sites, sites.count, segments.slot[i]);
     const int64_t from = segments.start[i], to = segments.start[i + 1];
     const int64_t step = to - from <= kTokens ? kRankRows : std::max<int64_t>(rank, 1);
     for (int64_t t = from; t < to; t += kTokens)
@@ -115,16 +113,11 @@ std::vector<Item> shrink_items(const Tables& tables, const Segments& segments,
 template <class T, class W>
 void shrink(const T* x, int64_t x_stride, float* h, int64_t h_stride, const float* token_weight,
             const Tables& tables, const Segments& segments, const Sites& sites, int threads) {
-  const std::vector<Item> items = shrink_items(tables, segments, sites);
-  const int64_t count = static_cast<int64_t>(items.size());
-#pragma omp parallel num_threads(count < 4 ? 1 : threads)
-  {
-    Buffers<W> buffers;
-#pragma omp for schedule(dynamic, 1)
-    for (int64_t i = 0; i < count; ++i)
-      shrink_item<T, W>(items[i], x, x_stride, h, h_stride, token_weight, tables, segments, sites,
-                        buffers);
-  }
+  run_items<W>(shrink_items(tables, segments, sites), threads,
+               [&](const Item& item, Buffers<W>& buffers) {
+                 shrink_item<T, W>(item, x, x_stride, h, h_stride, token_weight, tables, segments,
+                                   sites, buffers);
+               });
 }
 
 }  // namespace

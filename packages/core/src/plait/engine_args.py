@@ -176,6 +176,9 @@ class EngineArgs:
                 "the share of the GPU's memory that the engine may use"
             )
             raise InputError(text)
+        if not isinstance(self.enforce_eager, bool):
+            text = f"enforce_eager must be a bool, got {self.enforce_eager!r}"
+            raise InputError(text)
         if self.load_format not in ("auto", "safetensors", "gguf", "dummy"):
             text = (
                 f"load_format={self.load_format!r} is not one of 'auto', 'safetensors', 'gguf', "

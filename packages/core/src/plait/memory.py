@@ -36,8 +36,8 @@ class MemoryPlan:
 class Memory(Protocol):
     """What can be divided, and how it is if the user does not say."""
 
-    def lora_bytes(self) -> int:
-        """Return what adapters get."""
+    def lora_bytes(self, kv_bytes: int) -> int:
+        """Return what adapters get; ``kv_bytes`` are those that the user asked for, or 0."""
 
     def kv_bytes(self, lora_bytes: int) -> int:
         """Return what KV blocks get beside adapters that take ``lora_bytes``."""
@@ -58,7 +58,7 @@ class HostMemory:
 
     available: int
 
-    def lora_bytes(self) -> int:
+    def lora_bytes(self, kv_bytes: int) -> int:
         """Return a tenth."""
         return int(self.available * LORA_SHARE)
 
@@ -101,9 +101,9 @@ class DeviceMemory:
         share = int(self.total * self.utilization)
         return max(0, share - self.used - self.activations - self.graphs)
 
-    def lora_bytes(self) -> int:
-        """Return a tenth."""
-        return int(self.available * LORA_SHARE)
+    def lora_bytes(self, kv_bytes: int) -> int:
+        """Return a tenth, or the less that KV blocks leave."""
+        return min(int(self.available * LORA_SHARE), max(0, self.available - kv_bytes))
 
     def kv_bytes(self, lora_bytes: int) -> int:
         """Return what adapters leave."""
@@ -156,11 +156,15 @@ def plan_memory(
     OutOfMemoryError
         If a single sequence of ``max_model_len`` does not fit.
     """
-    lora_bytes = (lora_memory_bytes or memory.lora_bytes()) if enable_lora else 0
     per_sequence = -(-max_model_len // block_size)
+    most_blocks = per_sequence * max_num_seqs
+    if num_blocks is None and kv_cache_memory_bytes is not None:
+        num_blocks = min(kv_cache_memory_bytes // block_bytes, most_blocks)
+    lora_bytes = 0
+    if enable_lora:
+        lora_bytes = lora_memory_bytes or memory.lora_bytes((num_blocks or 0) * block_bytes)
     if num_blocks is None:
-        kv_bytes = kv_cache_memory_bytes or memory.kv_bytes(lora_bytes)
-        num_blocks = min(kv_bytes // block_bytes, per_sequence * max_num_seqs)
+        num_blocks = min(memory.kv_bytes(lora_bytes) // block_bytes, most_blocks)
     if num_blocks < per_sequence:
         where, remedies = memory.explain()
         text = (
