@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from plait.completion_state import CompletionState
 from plait.detokenizer import TokenDecoder
+from plait.messages import CoreEvents
 from plait.outputs import RequestMetrics, RequestOutput
 from plait.top_logprobs import make_logprobs
 from plait_kernels.errors import InputError
@@ -15,7 +16,7 @@ from plait_sampling.params import RequestOutputKind
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from plait.messages import CoreEvents, CoreOutput
+    from plait.messages import CoreOutput
     from plait.outputs import Logprob
     from plait.tokenizer import Tokenizer
     from plait_kernels.errors import PlaitError
@@ -215,15 +216,14 @@ class OutputProcessor:
         finished = request.finished
         if kind is RequestOutputKind.FINAL_ONLY and not finished:
             return None
+        children = request.children.values()
+        if not any(child.has_news for child in children):
+            return None
         delta = kind is RequestOutputKind.DELTA
         completions = [
-            child.make_output(delta=delta)
-            for child in request.children.values()
-            if child.has_news or not delta
+            child.make_output(delta=delta) for child in children if child.has_news or not delta
         ]
-        if not any(child.has_news for child in request.children.values()):
-            return None
-        for child in request.children.values():
+        for child in children:
             child.mark_sent()
         prompt_logprobs = request.prompt_logprobs
         if delta:
@@ -248,16 +248,31 @@ class OutputProcessor:
 
 
 def _metrics(request: _Request) -> RequestMetrics:
-    events = request.events.values()
+    tokens = sum(len(child.token_ids) for child in request.children.values())
+    events = list(request.events.values())
+    if not events:
+        return RequestMetrics(request.arrival_time, num_generation_tokens=tokens)
+    happened = events[0] if len(events) == 1 else _together(events)
+    return RequestMetrics(
+        arrival_time=request.arrival_time,
+        queued_ts=happened.queued_ts,
+        scheduled_ts=happened.scheduled_ts,
+        first_token_ts=happened.first_token_ts,
+        last_token_ts=happened.last_token_ts,
+        num_preemptions=happened.num_preemptions,
+        num_generation_tokens=tokens,
+    )
+
+
+def _together(events: Sequence[CoreEvents]) -> CoreEvents:
+    """Return what happened to a request of several children: first, last, and in all."""
     scheduled = [event.scheduled_ts for event in events if event.scheduled_ts is not None]
     first = [event.first_token_ts for event in events if event.first_token_ts is not None]
     last = [event.last_token_ts for event in events if event.last_token_ts is not None]
-    return RequestMetrics(
-        arrival_time=request.arrival_time,
-        queued_ts=min((event.queued_ts for event in events), default=None),
+    return CoreEvents(
+        queued_ts=min(event.queued_ts for event in events),
         scheduled_ts=min(scheduled, default=None),
         first_token_ts=min(first, default=None),
         last_token_ts=max(last, default=None),
         num_preemptions=sum(event.num_preemptions for event in events),
-        num_generation_tokens=sum(len(child.token_ids) for child in request.children.values()),
     )

@@ -136,13 +136,15 @@ def validate_token_ids(ids: Sequence[int], vocab_size: int, max_model_len: int) 
             "Shorten the prompt or raise max_model_len."
         )
         raise InputError(message)
-    for place, token in enumerate(ids):
-        if not 0 <= token < vocab_size:
-            message = (
-                f"the prompt's token at position {place} is outside the vocabulary: got {token}, "
-                f"allowed: 0 to {vocab_size - 1}. Use ids of this model's tokenizer."
-            )
-            raise InputError(message)
+    if min(ids) < 0 or max(ids) >= vocab_size:
+        place, token = next(
+            (place, token) for place, token in enumerate(ids) if not 0 <= token < vocab_size
+        )
+        message = (
+            f"the prompt's token at position {place} is outside the vocabulary: got {token}, "
+            f"allowed: 0 to {vocab_size - 1}. Use ids of this model's tokenizer."
+        )
+        raise InputError(message)
 
 
 def _parse_mapping(prompt: Mapping[str, Any]) -> ParsedPrompt:
@@ -181,6 +183,9 @@ def _tokens(ids: Any) -> list[int]:
         raise _wrong_form(_ONE, ids)
     if not len(ids):
         raise _empty()
+    if set(map(type, ids)) == {int}:
+        # As good as always, and much quicker than a look at each.
+        return list(ids)
     for place, token in enumerate(ids):
         if not _is_token(token):
             message = (

@@ -60,7 +60,7 @@ class StopStrings:
         text : str
             Without a stop string in it.
         """
-        if self.include:
+        if self.include or not self.strings:
             return 0
         return max((_overlap(text, stop) for stop in self.strings), default=0)
 
