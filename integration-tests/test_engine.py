@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import pickle
 import shutil
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -276,6 +278,24 @@ def test_an_interrupted_call_leaves_nothing(llm: LLM, monkeypatch: pytest.Monkey
     pool = llm.llm_engine.core.scheduler.pool
     assert pool.num_free == pool.num_blocks
     assert len(run(llm).outputs[0].token_ids) == 6
+
+
+def test_an_engine_goes_with_its_last_reference(
+    make: Callable[..., LLM], save_tiny_adapter: Callable[..., Path]
+) -> None:
+    """It is frozen for the collector, which would not find it in a cycle."""
+    llm = make()
+    run(llm, LoRARequest("a", 1, str(save_tiny_adapter(seed=1))))
+    run(llm, temperature=1)
+    core = weakref.ref(llm.llm_engine.core)
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        del llm
+        assert core() is None
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def test_only_the_target_modules_of_the_deployment_are_served(

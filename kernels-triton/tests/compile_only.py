@@ -2,12 +2,12 @@
 
 Run as a program, in a process of its own without TRITON_INTERPRET::
 
-    python compile_only.py CAPABILITY OP...
+    python compile_only.py CAPABILITY CALL...
 
-CAPABILITY is 80, 90 and so on. The ops are called with tensors of real shapes (Llama-3.1-8B,
-bfloat16) in host memory, and every launch stops once its kernel is compiled. Standard output is a
-JSON list of ``{"op", "name", "registers", "stack", "shared"}``, the latter two in bytes: what a
-kernel spills lies on its stack.
+CAPABILITY is 80, 90 and so on; a call is one of ``CALLS``, mostly an op. The ops are called with
+tensors of real shapes (Llama-3.1-8B, bfloat16) in host memory, and every launch stops once its
+kernel is compiled. Standard output is a JSON list of ``{"op", "name", "registers", "stack",
+"shared"}``, the latter two in bytes: what a kernel spills lies on its stack.
 """
 
 from __future__ import annotations
@@ -212,6 +212,17 @@ def lora() -> None:
             implementation.expand(hidden, made.sites, made.batch, made.y)
 
 
+def lora_of_two_dtypes() -> None:
+    """Call the op on activations of one dtype and adapters of another, replaced rows included."""
+    half, full = torch.bfloat16, torch.float32
+    for dtype, arena_dtype in ((full, half), (half, full)):
+        made: Any = load_op("lora").inputs(0, dtype=dtype, arena_dtype=arena_dtype)
+        for bucket in ("decode", "prefill"):
+            implementation = make("lora", bucket, str(dtype).removeprefix("torch."), group="qkv")
+            hidden = implementation.shrink(made.x, made.sites, made.batch)
+            implementation.expand(hidden, made.sites, made.batch, made.y)
+
+
 def sample() -> None:
     """Call the op on greedy rows and on others."""
     draw = make("sample", dtype="float32", vocab=VOCAB)
@@ -245,20 +256,21 @@ CALLS: dict[str, Callable[[], None]] = {
         attention,
         linear,
         lora,
+        lora_of_two_dtypes,
         sample,
         apply_penalties,
     )
 }
 
 
-def main(capability: str, *ops: str) -> None:
-    """Compile the ops and print what their kernels take."""
+def main(capability: str, *calls: str) -> None:
+    """Compile what the calls launch and print what their kernels take."""
     compiled = Compiled()
     stop_before_launch(int(capability), compiled)
     with torch.inference_mode():
-        for op in ops:
-            compiled.op = op
-            CALLS[op]()
+        for call in calls:
+            compiled.op = call
+            CALLS[call]()
     sys.stdout.write(json.dumps(compiled.kernels))
 
 

@@ -17,6 +17,7 @@ import triton.language as tl
 from plait_triton.language import launch_options
 from plait_triton.lora_expand import expand_kernel
 from plait_triton.lora_parameters import (
+    FEW_TOKENS,
     ExpandParameters,
     ShrinkParameters,
     expand_parameters,
@@ -41,11 +42,28 @@ _DTYPES: Final[Mapping[torch.dtype, Any]] = {
 }
 
 
+class Products(NamedTuple):
+    """What shrink of one launch leaves: h, float32 [pieces, tokens, width], and how it was cut."""
+
+    h: torch.Tensor
+    cut: ShrinkParameters
+
+
 class Hidden(NamedTuple):
-    """What shrink leaves to expand: x, and h, float32 [splits, tokens, width], of each launch."""
+    """What shrink leaves to expand.
+
+    Attributes
+    ----------
+    x : Tensor
+    products : tuple[Products, ...]
+        Of each launch.
+    known : torch.cuda.Event | None
+        Since when x is known; None: the products are computed.
+    """
 
     x: torch.Tensor
-    h: tuple[torch.Tensor, ...]
+    products: tuple[Products, ...]
+    known: torch.cuda.Event | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,10 +113,16 @@ _Launches: TypeAlias = tuple[_Launch, ...]
 
 
 class TritonLora:
-    """See ``plait_kernels.ops.lora`` for the contract."""
+    """See ``plait_kernels.ops.lora`` for the contract.
+
+    When a few dozen tokens are decoded, shrink runs beside the linear that follows it, which leaves
+    a part of the bandwidth unused: on a stream of its own, from when x is known until expand. It is
+    launched after the linear, whose programs shall have the first choice of multiprocessors.
+    """
 
     def __init__(self, config: OpConfig) -> None:
         self._is_decode = config.bucket == "decode"
+        self._side: torch.cuda.Stream | None = None
         self._known: dict[int, tuple[tuple[LoraSite, ...], _Launches]] = {}
 
     def shrink(
@@ -110,7 +134,14 @@ class TritonLora:
             return None
         if x.stride(-1) != 1:
             x = x.contiguous()
-        return Hidden(x, tuple(self._shrink(x, launch, batch) for launch in self._of(sites)))
+        launches = self._of(sites)
+        # Before the linear, which may leave memory behind that it still uses.
+        products = tuple(self._products(x, launch, batch) for launch in launches)
+        if self._is_decode and x.is_cuda and x.shape[0] > FEW_TOKENS:
+            return Hidden(x, products, torch.cuda.current_stream().record_event())
+        for launch, product in zip(launches, products, strict=True):
+            self._shrink(x, product, launch, batch)
+        return Hidden(x, products, None)
 
     def expand(
         self, h: Hidden | None, sites: tuple[LoraSite, ...], batch: LoraBatch, y: torch.Tensor
@@ -118,8 +149,11 @@ class TritonLora:
         """Update the sites' columns of ``y`` in place; see the contract."""
         if h is None:
             return
-        for launch, part in zip(self._of(sites), h.h, strict=True):
-            self._expand(h.x, part, launch, batch, y)
+        launches = self._of(sites)
+        if h.known is not None:
+            self._shrink_beside(h.x, h.products, h.known, launches, batch)
+        for launch, products in zip(launches, h.products, strict=True):
+            self._expand(h.x, products, launch, batch, y)
 
     def shrink_parameters(
         self, *, tokens: int, sites: int, in_features: int, itemsize: int
@@ -133,10 +167,15 @@ class TritonLora:
             itemsize=itemsize,
         )
 
-    def expand_parameters(self, *, out_features: int, itemsize: int) -> ExpandParameters:
+    def expand_parameters(
+        self, *, out_features: int, max_tiles: int, itemsize: int
+    ) -> ExpandParameters:
         """Choose how expand is cut."""
         return expand_parameters(
-            is_decode=self._is_decode, out_features=out_features, itemsize=itemsize
+            is_decode=self._is_decode,
+            out_features=out_features,
+            max_tiles=max_tiles,
+            itemsize=itemsize,
         )
 
     def _of(self, sites: tuple[LoraSite, ...]) -> _Launches:
@@ -148,22 +187,43 @@ class TritonLora:
             self._known[id(sites)] = known
         return known[1]
 
-    def _shrink(self, x: torch.Tensor, launch: _Launch, batch: LoraBatch) -> torch.Tensor:
+    def _products(self, x: torch.Tensor, launch: _Launch, batch: LoraBatch) -> Products:
+        """Choose how shrink is cut, and make room for what it gives."""
         table, tokens = batch.table, x.shape[0]
         # A multiple of 16, so that rows are aligned and one variant is compiled.
         width = -(-max(1, launch.sites * table.max_tiles * table.tile_rows) // 16) * 16
-        is_same = x.dtype == table.dtype
-        compute = _DTYPES[x.dtype] if is_same and not launch.is_embed else tl.float32
         chosen = self.shrink_parameters(
             tokens=tokens,
             sites=launch.sites,
             in_features=launch.in_features,
-            itemsize=compute.primitive_bitwidth // 8,
+            itemsize=_compute_dtype(x, launch, batch).primitive_bitwidth // 8,
         )
-        # Whole steps, of which the last program may have fewer.
-        split = triton.cdiv(launch.in_features, chosen.splits * chosen.columns) * chosen.columns
-        splits = 1 if launch.is_embed else triton.cdiv(launch.in_features, split)
-        h = torch.empty((splits, tokens, width), dtype=torch.float32, device=x.device)
+        pieces = 1 if launch.is_embed else chosen.pieces
+        h = torch.empty((pieces, tokens, width), dtype=torch.float32, device=x.device)
+        return Products(h, chosen)
+
+    def _shrink_beside(
+        self,
+        x: torch.Tensor,
+        products: tuple[Products, ...],
+        known: torch.cuda.Event,
+        launches: _Launches,
+        batch: LoraBatch,
+    ) -> None:
+        """Shrink on a stream of its own from ``known`` on; this stream waits for it."""
+        if self._side is None:
+            self._side = torch.cuda.Stream(x.device)
+        self._side.wait_event(known)
+        with torch.cuda.stream(self._side):
+            for launch, product in zip(launches, products, strict=True):
+                self._shrink(x, product, launch, batch)
+        torch.cuda.current_stream().wait_stream(self._side)
+
+    def _shrink(
+        self, x: torch.Tensor, products: Products, launch: _Launch, batch: LoraBatch
+    ) -> None:
+        table, (h, chosen) = batch.table, products
+        pieces, tokens, width = h.shape
         segments = batch.segment_slot.shape[0]
         items = tokens // chosen.tokens + segments
         tables = (
@@ -181,8 +241,9 @@ class TritonLora:
         }
         if launch.is_embed:
             gather_kernel[(items,)](x, h, width, *tables, **constants)
-            return h
-        shrink_kernel[(items, chosen.chunks, splits)](
+            return
+        programs = max(items, min(chosen.programs, items * pieces))
+        shrink_kernel[(programs, chosen.chunks)](
             x,
             x.stride(0),
             h,
@@ -190,36 +251,44 @@ class TritonLora:
             tokens,
             *tables,
             **constants,
-            COMPUTE=compute,
+            COMPUTE=_compute_dtype(x, launch, batch),
             COLUMNS=chosen.columns,
             MANY_ROWS=chosen.many_rows,
             MANY_COLUMNS=chosen.many_columns,
-            SPLIT=split,
+            STEPS=triton.cdiv(launch.in_features, chosen.columns),
+            PROGRAMS=chosen.programs,
+            PIECES=pieces,
             CHUNKS=chosen.chunks,
             ONE=chosen.one,
             num_warps=chosen.warps,
             num_stages=chosen.stages,
         )
-        return h
 
     def _expand(
         self,
         x: torch.Tensor,
-        h: torch.Tensor,
+        products: Products,
         launch: _Launch,
         batch: LoraBatch,
         y: torch.Tensor,
     ) -> None:
-        table, (splits, tokens, width) = batch.table, h.shape
+        table, (h, cut) = batch.table, products
+        pieces, tokens, width = h.shape
         is_float32 = torch.float32 in (y.dtype, table.dtype)
         compute = tl.float32 if is_float32 else _DTYPES[table.dtype]
         chosen = self.expand_parameters(
-            out_features=max(launch.out_features), itemsize=compute.primitive_bitwidth // 8
+            out_features=max(launch.out_features),
+            max_tiles=table.max_tiles,
+            itemsize=compute.primitive_bitwidth // 8,
         )
         segments = batch.segment_slot.shape[0]
-        span = chosen.columns * chosen.blocks
-        spans = sum(triton.cdiv(out, span) for out in launch.out_features)
-        expand_kernel[(tokens // chosen.tokens + segments, spans)](
+        items = tokens // chosen.tokens + segments
+        blocks = sum(
+            triton.cdiv(out, chosen.columns * chosen.blocks) for out in launch.out_features
+        )
+        # However many of the items there are: what they share, and a part of each site more.
+        programs = min(items * blocks, chosen.programs + items * launch.sites)
+        expand_kernel[(programs,)](
             y,
             y.stride(0),
             x,
@@ -249,6 +318,7 @@ class TritonLora:
             batch.segment_start,
             batch.num_segments,
             segments,
+            chosen.programs,
             *launch.index,
             **launch.shape,
             **launch.outputs,
@@ -256,8 +326,12 @@ class TritonLora:
             TILE=table.tile_rows,
             WEIGHT=_DTYPES[table.dtype],
             COMPUTE=compute,
-            SPLITS=splits,
+            SHRINK_TOKENS=cut.tokens,
+            SHRINK_STEPS=triton.cdiv(launch.in_features, cut.columns),
+            SHRINK_PROGRAMS=cut.programs,
+            PIECES=pieces,
             TOKENS=chosen.tokens,
+            FEW_TOKENS=chosen.few_tokens,
             ROWS=chosen.rows,
             MANY_ROWS=chosen.many_rows,
             COLUMNS=chosen.columns,
@@ -266,6 +340,12 @@ class TritonLora:
             num_stages=chosen.stages,
             **launch_options(x.device),
         )
+
+
+def _compute_dtype(x: torch.Tensor, launch: _Launch, batch: LoraBatch) -> Any:
+    """Return the dtype of the operands of shrink's products."""
+    is_same = x.dtype == batch.table.dtype
+    return _DTYPES[x.dtype] if is_same and not launch.is_embed else tl.float32
 
 
 def make(config: OpConfig) -> TritonLora:

@@ -7,11 +7,16 @@ from dataclasses import dataclass, replace
 import triton
 
 FEW_TOKENS = 8
-MANY_TOKENS = 1024
+"""Decoding up to so many tokens, the rank rows of each site are multiplied by other programs."""
+
+SOME_TOKENS, MANY_TOKENS = 32, 1024
 """Up to so many tokens, decoding and otherwise, the input columns are shared by more programs."""
 
-MANY_OUTPUTS = 8192
-"""From so many outputs on there are programs enough for each to take several blocks of them."""
+PROGRAMS, MANY_PROGRAMS = 528, 792
+"""Four and six for each of the 132 multiprocessors of an H100."""
+
+FEW_TILES = 2
+"""Mixes with more tiles at a site may differ so much that expand is cut finer."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +34,11 @@ class ShrinkParameters:
         ``rows`` are enough for all rank rows.
     many_rows, many_columns : int
         The same where they are not.
-    splits : int
-        Programs that share the input columns; their sums are added by expand.
+    programs : int
+        As many programs share the input columns of all work items, but for those that share their
+        rank rows.
+    pieces : int
+        The most of them for one work item; their sums are added by expand.
     one : bool
         Whether work items of one token are multiplied without tensor cores.
     warps, stages : int
@@ -42,7 +50,8 @@ class ShrinkParameters:
     columns: int
     many_rows: int
     many_columns: int
-    splits: int
+    programs: int
+    pieces: int
     one: bool
     warps: int
     stages: int
@@ -56,15 +65,23 @@ class ExpandParameters:
     ----------
     tokens : int
         Most tokens of a work item.
-    columns, blocks : int
-        Columns of y that a program updates at a time, and how often.
+    few_tokens : int
+        Work items of so many tokens are as if there could be no more: that takes fewer registers.
+    columns : int
+        Columns of y that a program updates at a time.
+    programs : int
+        As many programs share the columns of all work items.
+    blocks : int
+        Times that a program takes as many ``columns``, at least.
     rows, many_rows : int
         Rank rows that are multiplied first, and rows at a time of those that are left.
     warps, stages : int
     """
 
     tokens: int
+    few_tokens: int
     columns: int
+    programs: int
     blocks: int
     rows: int
     many_rows: int
@@ -78,31 +95,32 @@ def shrink_parameters(
     """Choose how shrink of ``tokens`` tokens is cut; ``itemsize`` is that of the products."""
     if is_decode:
         # Every weight is read once: many programs, long reads.
-        chosen = ShrinkParameters(16, sites, 16, 256, 64, 64, 16, False, 4, 3)
+        chosen = ShrinkParameters(16, sites, 16, 256, 64, 128, PROGRAMS, 16, False, 4, 3)
         if tokens > FEW_TOKENS:
             rows = max(16, triton.next_power_of_2(16 * sites))
             columns = 128 if rows > 32 else 256
-            chosen = replace(chosen, chunks=1, rows=rows, columns=columns, splits=8)
+            pieces = 16 if tokens <= SOME_TOKENS else 8
+            chosen = replace(chosen, chunks=1, rows=rows, columns=columns, pieces=pieces)
     else:
         # x is read once for all sites.
         rows = max(16, triton.next_power_of_2(16 * sites))
-        splits = 16 if tokens <= MANY_TOKENS else 2
-        chosen = ShrinkParameters(64, 1, rows, 64, 64, 64, splits, False, 4, 4)
+        pieces = 16 if tokens <= MANY_TOKENS else 2
+        chosen = ShrinkParameters(64, 1, rows, 64, 64, 64, PROGRAMS, pieces, False, 4, 4)
     if itemsize > 2:
         chosen = replace(chosen, columns=chosen.columns // 2, many_columns=chosen.many_columns // 2)
     # No program is left without columns where there are few.
-    return replace(chosen, splits=min(chosen.splits, triton.cdiv(in_features, chosen.columns)))
+    return replace(chosen, pieces=min(chosen.pieces, triton.cdiv(in_features, chosen.columns)))
 
 
-def expand_parameters(*, is_decode: bool, out_features: int, itemsize: int) -> ExpandParameters:
-    """Choose how expand is cut; ``out_features`` is the most of a site."""
+def expand_parameters(
+    *, is_decode: bool, out_features: int, max_tiles: int, itemsize: int
+) -> ExpandParameters:
+    """Choose how expand is cut; ``out_features`` and ``max_tiles`` are the most of a site."""
     if is_decode:
-        # Few tokens take few registers, so that many programs read at the same time. What further
-        # tokens of an adapter read again comes from the cache.
-        blocks = 4 if out_features >= MANY_OUTPUTS else 1
-        chosen = ExpandParameters(4, 256, blocks, 16, 16, 4, 1)
+        programs = PROGRAMS if max_tiles <= FEW_TILES else MANY_PROGRAMS
+        chosen = ExpandParameters(16, 4, 256, programs, 1, 16, 16, 4, 1)
     else:
-        chosen = ExpandParameters(32, 128, 4, 16, 16, 4, 1)
+        chosen = ExpandParameters(32, 32, 128, 1 << 30, 4, 16, 16, 4, 1)
     if itemsize > 2:
         chosen = replace(chosen, columns=chosen.columns // 2)
     most = max(16, triton.next_power_of_2(out_features))

@@ -1,7 +1,7 @@
 """Kernels of shrink: ``x · Aᵀ`` of every mix, as partial sums over pieces of the input.
 
 The rank rows of a group's sites follow each other in one list, whole tiles each, so that a program
-reads x once for several sites wherever their tiles lie. h is float32 [splits, tokens, width]:
+reads x once for several sites wherever their tiles lie. h is float32 [pieces, tokens, width]:
 tokens in the order of the batch's work list, columns in the order of that list of rows.
 """
 
@@ -11,7 +11,13 @@ import triton
 import triton.language as tl
 
 from plait_triton.language import bound, dot, let_next_start, wait_for_inputs
-from plait_triton.lora_tables import find_tokens, tile_ranges, tile_rows
+from plait_triton.lora_tables import (
+    count_items,
+    find_tokens,
+    share_steps,
+    tile_ranges,
+    tile_rows,
+)
 
 
 @triton.jit
@@ -99,30 +105,33 @@ def shrink_kernel(
     order, segment_slot, segment_start, num_segments, max_segments, i0, i1, i2,
     SITES: tl.constexpr, IN: tl.constexpr, TILE: tl.constexpr, WEIGHT: tl.constexpr,
     COMPUTE: tl.constexpr, TOKENS: tl.constexpr, ROWS: tl.constexpr, MANY_ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr, MANY_COLUMNS: tl.constexpr, SPLIT: tl.constexpr, CHUNKS: tl.constexpr,
-    ONE: tl.constexpr, PDL: tl.constexpr,
+    COLUMNS: tl.constexpr, MANY_COLUMNS: tl.constexpr, STEPS: tl.constexpr, PROGRAMS: tl.constexpr,
+    PIECES: tl.constexpr, CHUNKS: tl.constexpr, ONE: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """Program (work item, chunk of rank rows, piece of ``SPLIT`` columns)."""
+    """Program (piece of the input of a work item, chunk of rank rows)."""
     let_next_start(PDL)
+    items = count_items(segment_start, num_segments, TOKENS)
+    pieces, steps = share_steps(items, STEPS, PROGRAMS, PIECES)
+    item, piece = tl.program_id(0) % items, tl.program_id(0) // items
     slot, place, tokens = find_tokens(
-        tl.program_id(0), segment_slot, segment_start, num_segments, max_segments, TOKENS
+        item, segment_slot, segment_start, num_segments, max_segments, TOKENS
     )
-    if tokens <= 0:
+    if piece >= pieces or tokens <= 0:
         wait_for_inputs(PDL)
         return
     start0, count0, start1, count1, start2, count2 = tile_ranges(
         tile_start, tile_count, start_stride, count_stride, slot, i0, i1, i2, SITES
     )
     rows = (count0 + count1 + count2) * TILE
-    chunk, split = tl.program_id(1), tl.program_id(2)
+    chunk = tl.program_id(1)
     number = tl.arange(0, TOKENS)
     token_inside = number < tokens
     token = tl.load(order + place + number, mask=token_inside, other=0).to(tl.int64)
-    h_rows = h + (split.to(tl.int64) * tokens_in_all + place + number) * width
+    h_rows = h + (piece.to(tl.int64) * tokens_in_all + place + number) * width
     weights = arena.to(tl.pointer_type(WEIGHT), bitcast=True)
     size: tl.constexpr = WEIGHT.primitive_bitwidth // 8
-    first_column = split * SPLIT
-    last_column = tl.minimum(first_column + SPLIT, IN)
+    first_column = piece * steps * COLUMNS
+    last_column = tl.minimum(first_column + steps * COLUMNS, IN)
     if rows <= CHUNKS * ROWS:
         if chunk * ROWS < rows:
             _shrink_rows(

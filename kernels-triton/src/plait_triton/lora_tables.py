@@ -43,6 +43,27 @@ def find_tokens(
 
 
 @triton.jit
+def count_items(segment_start, num_segments, TOKENS: tl.constexpr):
+    """Return the work items of the batch, at least 1: one past the last that ``find_tokens`` finds.
+
+    Programs are dealt to them in turn, so that few items get many programs each.
+    """
+    segments = tl.load(num_segments)
+    return tl.maximum(tl.load(segment_start + segments) // TOKENS + segments, 1)
+
+
+@triton.jit
+def share_steps(items, STEPS: tl.constexpr, PROGRAMS: tl.constexpr, MOST: tl.constexpr):
+    """Return into how many pieces of how many steps shrink cuts the input of each item.
+
+    ``PROGRAMS`` share the ``STEPS`` steps of all items, up to ``MOST`` those of one.
+    """
+    pieces = tl.minimum(tl.maximum(PROGRAMS // items, 1), MOST)
+    steps = (STEPS + pieces - 1) // pieces
+    return (STEPS + steps - 1) // steps, steps
+
+
+@triton.jit
 def tile_ranges(
     tile_start, tile_count, start_stride, count_stride, slot, i0, i1, i2, SITES: tl.constexpr
 ):

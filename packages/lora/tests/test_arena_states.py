@@ -86,6 +86,7 @@ class ArenaMachine(RuleBasedStateMachine):
     def tables_describe_the_mixes(self) -> None:
         used: set[int] = set()
         for slot in range(NUM_SLOTS):
+            assert self.arena.slot_tiles[slot] == self.arena.table.tile_count[slot].sum()
             for site in SITES:
                 tiles = self.tiles(slot, site)
                 assert not used.intersection(tiles)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plait_lora.arena import LoraArena
-from plait_lora.batch import build_batch
+from plait_lora.batch import TokenGroups, build_batch
 
 NUM_SLOTS = 6
 
@@ -51,3 +51,20 @@ def test_shares_no_memory_with_its_arguments() -> None:
     slots[:], weight[:] = 5, 7
     assert batch.token_slot.tolist() == [2, -1, 2]
     assert batch.token_weight.tolist() == [1, 1, 1]
+
+
+@given(
+    slots=st.lists(st.integers(-1, NUM_SLOTS - 1), max_size=40),
+    tiles=st.lists(st.integers(0, 3), min_size=NUM_SLOTS, max_size=NUM_SLOTS),
+)
+def test_slots_with_more_tiles_come_first(slots: list[int], tiles: list[int]) -> None:
+    token_slot, slot_tiles = np.array(slots, np.int32), np.array(tiles, np.int32)
+    groups = TokenGroups.of(token_slot, capacity=NUM_SLOTS, slot_tiles=slot_tiles)
+    count = int(groups.num_segments[0])
+    found = groups.segment_slot[:count].tolist()
+    assert found == sorted({slot for slot in slots if slot >= 0}, key=lambda s: (-tiles[s], s))
+    start = groups.segment_start[: count + 1].tolist()
+    for i, slot in enumerate(found):
+        members = groups.order[start[i] : start[i + 1]].tolist()
+        assert members == [token for token, other in enumerate(slots) if other == slot]
+    assert start[-1] == sum(slot >= 0 for slot in slots)

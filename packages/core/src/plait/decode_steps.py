@@ -135,7 +135,10 @@ class DecodeSteps:
         slots = np.full(buffers.size, -1, np.int32)
         slots[: len(row)] = self._rows.slot[row]
         site_set = self._adapters.site_groups(slots)
-        groups = TokenGroups.of(slots, capacity=buffers.capacity) if site_set else None
+        groups = None
+        if site_set:
+            tiles = self._adapters.arena.slot_tiles
+            groups = TokenGroups.of(slots, capacity=buffers.capacity, slot_tiles=tiles)
         buffers.fill(row, start, groups)
         return site_set
 

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from plait.build import build_core
-from plait.collector import made_beside_frozen
+from plait.collector import made_and_frozen
 from plait.hub import local_args
 from plait.messages import CoreRequest
 from plait.output_processor import OutputProcessor
@@ -99,7 +99,7 @@ class LLMEngine:
                 args.tokenizer or args.model, trust_remote_code=args.trust_remote_code
             )
         generation_config = load_generation_config(args.model)
-        core = made_beside_frozen(lambda: build_core(args))
+        core = made_and_frozen(lambda: build_core(args))
         return cls(core, tokenizer, generation_config, seed=args.seed)
 
     def add_request(

@@ -76,6 +76,8 @@ class LoraArena:
     Attributes
     ----------
     table : LoraTable
+    slot_tiles : ndarray, int32 [slots]
+        Tiles of the mix in each slot, on the host.
     """
 
     def __init__(
@@ -95,6 +97,7 @@ class LoraArena:
         self._sites = {site.index: site for site in sites}
         self._residents: dict[Hashable, _Resident] = {}
         self._assigned: dict[int, tuple[tuple[Hashable, ...], Range, Range]] = {}
+        self.slot_tiles: npt.NDArray[np.int32] = np.zeros(num_slots, np.int32)
         columns = 1 + max(self._sites, default=-1)
         where = torch.device(device)
         # not as inference tensors, which could only be written in inference mode
@@ -204,6 +207,7 @@ class LoraArena:
         with torch.inference_mode(mode=False):
             tile_range, dense_range = self._tiles.put(tiles), self._dense.put(dense)
         self._assigned[slot] = tuple(key for key, _ in mix), tile_range, dense_range
+        self.slot_tiles[slot] = len(tiles["site"])
         starts, counts = table.tile_start[slot], table.tile_count[slot]
         longest = _write_ranges(starts, counts, tiles, tile_range)
         table.max_tiles = max(table.max_tiles, longest)
@@ -218,6 +222,7 @@ class LoraArena:
         _, tiles, dense = self._assigned.pop(slot)
         self._tiles.remove(tiles)
         self._dense.remove(dense)
+        self.slot_tiles[slot] = 0
         self.table.tile_count[slot] = 0
         self.table.dense_count[slot] = 0
         self.table.version += 1

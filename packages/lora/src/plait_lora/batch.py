@@ -44,6 +44,7 @@ class TokenGroups:
         token_weight: npt.NDArray[np.float32] | None = None,
         *,
         capacity: int,
+        slot_tiles: npt.NDArray[np.int32] | None = None,
     ) -> TokenGroups:
         """Group tokens by the slot of their mix.
 
@@ -55,6 +56,9 @@ class TokenGroups:
             Scale of the whole mix for each token; None means 1.
         capacity : int
             Segments that there is room for; at least the number of different slots.
+        slot_tiles : ndarray, int32 [slots] | None
+            Tiles of each slot. Slots with more come first, so that a kernel that takes segments in
+            their order begins with the longest. None: in the order of the slots.
 
         Returns
         -------
@@ -62,10 +66,15 @@ class TokenGroups:
             Shares no memory with the arguments.
         """
         tokens = len(token_slot)
-        # a stable sort keeps the tokens of one slot ascending
-        ranked = np.argsort(token_slot, kind="stable").astype(np.int32)
+        # both sorts are stable, which keeps the tokens of one slot ascending
+        if slot_tiles is None:
+            ranked = np.argsort(token_slot, kind="stable").astype(np.int32)
+        else:
+            is_adapted = token_slot >= 0
+            keys = token_slot, -slot_tiles[token_slot], is_adapted  # the last one counts most
+            ranked = np.lexsort(keys).astype(np.int32)
         slots = token_slot[ranked]
-        bases = int(np.searchsorted(slots, 0))
+        bases = int(np.count_nonzero(token_slot < 0))
         slots = slots[bases:]
         starts = np.flatnonzero(np.diff(slots, prepend=-1))
         count = len(starts)
