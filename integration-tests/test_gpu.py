@@ -170,6 +170,40 @@ def test_nothing_is_compiled_or_captured_once_it_is_warm(
     assert steps.captures == captures
 
 
+def test_a_step_is_started_without_waiting_for_the_device(
+    make: Callable[..., LLM], adapters: list[LoRARequest | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    llm = make(dtype="bfloat16")
+    serve(llm, adapters, 100, seed=1)
+    runner: Any = llm.llm_engine.core.runner
+    start, started = runner.start, []
+
+    def start_at_once(plan: Any) -> Any:
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            started.append(start(plan))
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        return started[-1]
+
+    monkeypatch.setattr(runner, "start", start_at_once)
+    serve(llm, adapters, 100, seed=1)
+    options: list[dict[str, Any]] = [
+        {"logprobs": 3},
+        {"prompt_logprobs": 2},
+        {"logit_bias": {5: 2.0}},
+        {"allowed_token_ids": [3, 4, 5]},
+        {"min_tokens": 4, "stop_token_ids": [7]},
+        {"repetition_penalty": 1.2, "min_p": 0.1, "temperature": 0.7, "top_k": 9},
+    ]
+    params = [SamplingParams(**(option | {"max_tokens": 8})) for option in options * 4]
+    handles = [adapters[i % len(adapters)] for i in range(len(params))]
+    prompts = [[1 + i % 100] * (3 + i) for i in range(len(params))]
+    outputs = llm.generate(prompts, params, lora_request=handles, use_tqdm=False)
+    assert len(outputs) == len(params)
+    assert len(started) > 20
+
+
 def warm_up(llm: LLM, adapters: list[LoRARequest | None]) -> None:
     """Run every kernel variant and every (size, site set) that the requests will need."""
     for seed in range(3):

@@ -8,7 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from plait_sampling.logprobs import CHUNK, LogprobsTensors, gather_logprobs, prompt_logprobs
+from plait_sampling.logprobs import (
+    LogprobsDownload,
+    SampledLogprobs,
+    gather_logprobs,
+    prompt_logprobs,
+)
 from plait_sampling.token_logprobs import TokenLogprobs
 
 
@@ -45,18 +50,14 @@ def test_half_precision_logits_are_worked_out_in_float32(source: torch.Generator
 
 
 def test_each_row_gets_what_it_asked_for() -> None:
-    tensors = LogprobsTensors(
-        token_ids=torch.tensor([[7, 1, 2, 3], [8, 4, 5, 6]]),
-        logprobs=torch.tensor([[-7.0, -1.0, -2.0, -3.0], [-8.0, -4.0, -5.0, -6.0]]),
-        ranks=torch.tensor([7, 8]),
-        places=(0, 3),
-        counts=(1, -1),
+    download = LogprobsDownload(
+        torch.tensor([[7, 1, 2, 3], [8, 4, 5, 6]]),
+        torch.tensor([[-7.0, -1.0, -2.0, -3.0], [-8.0, -4.0, -5.0, -6.0]]),
+        torch.tensor([7, 8]),
     )
-    first, nothing, none, last = tensors.to_host(4)
-    assert nothing is None
-    assert none is None
-    assert first is not None
-    assert last is not None
+    got = SampledLogprobs(download, places=(0, 3), counts=(1, -1)).wait()
+    assert got.keys() == {0, 3}
+    first, last = got[0], got[3]
     assert first.token_ids.tolist() == [[7, 1]]
     assert first.logprobs.tolist() == [[-7.0, -1.0]]
     assert first.ranks.tolist() == [7]
@@ -65,11 +66,11 @@ def test_each_row_gets_what_it_asked_for() -> None:
     assert last.logprobs.dtype == np.float32
 
 
-@pytest.mark.parametrize("positions", [0, 1, CHUNK, CHUNK + 3])
+@pytest.mark.parametrize("positions", [0, 1, 300])
 def test_prompt_logprobs(source: torch.Generator, positions: int) -> None:
     logits = torch.randn(positions, 11, generator=source)
     following = torch.randint(0, 11, (positions,), generator=source)
-    got = prompt_logprobs(logits, following, 2)
+    got = prompt_logprobs(logits, following, 2).wait()
     exact = oracle(logits)
     assert len(got) == positions
     assert got.token_ids.shape == (positions, 3)
@@ -83,9 +84,9 @@ def test_prompt_logprobs(source: torch.Generator, positions: int) -> None:
 def test_parts_of_a_prompt_join(source: torch.Generator) -> None:
     logits = torch.randn(8, 11, generator=source)
     following = torch.randint(0, 11, (8,), generator=source)
-    whole = prompt_logprobs(logits, following, -1)
+    whole = prompt_logprobs(logits, following, -1).wait()
     cuts = [slice(0, 3), slice(3, 3), slice(3, 8)]
-    parts = [prompt_logprobs(logits[cut], following[cut], -1) for cut in cuts]
+    parts = [prompt_logprobs(logits[cut], following[cut], -1).wait() for cut in cuts]
     joined = TokenLogprobs.concatenate(parts)
     for name in ("token_ids", "logprobs", "ranks"):
         np.testing.assert_array_equal(getattr(joined, name), getattr(whole, name))

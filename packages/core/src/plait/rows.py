@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -12,6 +12,20 @@ from plait_sampling.rows import SamplingRows
 
 if TYPE_CHECKING:
     from plait.plan import Int32, NewRow, StepPlan
+
+
+class PromptLogprobs(NamedTuple):
+    """What a row wants to know of its prompt.
+
+    Attributes
+    ----------
+    k : int
+        How many logprobs of each position.
+    prompt_length : int
+    """
+
+    k: int
+    prompt_length: int
 
 
 class Rows:
@@ -37,8 +51,8 @@ class Rows:
     sampling : SamplingRows
     slot : ndarray, int32 [rows]
         Slot of each row's mix, on the host.
-    prompt_logprobs : list[int | None]
-        How many of them each row wants of its prompt.
+    prompt_logprobs : list[PromptLogprobs | None]
+        None: the row does not ask for them.
     """
 
     def __init__(
@@ -57,7 +71,7 @@ class Rows:
         self.prompt_length = torch.zeros(max_num_seqs, dtype=torch.int32, device=device)
         self.sampling = SamplingRows(max_num_seqs, device)
         self.slot = np.full(max_num_seqs, -1, np.int32)
-        self.prompt_logprobs: list[int | None] = [None] * max_num_seqs
+        self.prompt_logprobs: list[PromptLogprobs | None] = [None] * max_num_seqs
 
     def apply(self, plan: StepPlan) -> None:
         """Fill the plan's new rows and append its new blocks to the block tables."""
@@ -86,7 +100,10 @@ class Rows:
         for new in new_rows:
             self.sampling.set(new.row, new.params, new.seed, new.eos_token_ids)
             self.slot[new.row] = new.slot
-            self.prompt_logprobs[new.row] = new.prompt_logprobs
+            k = new.prompt_logprobs
+            self.prompt_logprobs[new.row] = (
+                None if k is None else PromptLogprobs(k, new.prompt_length)
+            )
         # All of them at once: on a GPU it is the number of copies that costs.
         row = np.array([new.row for new in new_rows], np.int64)
         length = np.array([len(new.token_ids) for new in new_rows], np.int64)

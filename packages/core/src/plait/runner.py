@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -16,13 +16,18 @@ from plait_models.model import StepInputs
 from plait_sampling.token_logprobs import TokenLogprobs
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import numpy.typing as npt
+
     from plait.adapter_device import AdapterDevice
     from plait.decode_steps import DecodeSteps
     from plait.rows import Rows
     from plait_kernels.lora_types import LoraBatch
     from plait_lora.identity import AdapterKey
     from plait_models.model import Model
-    from plait_sampling.sampler import Sampler
+    from plait_sampling.logprobs import LogprobsDownload, SampledLogprobs
+    from plait_sampling.sampler import Sampler, SamplerOutput
 
 _DECODE = BUCKETS.index("decode")
 _PREFILL = BUCKETS.index("prefill")
@@ -47,28 +52,47 @@ class StepRunner(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Started:
-    """A step whose tokens are on their way to the host.
+    """A step whose results are on their way to the host.
 
     Attributes
     ----------
-    token_start : ndarray, int32 [n + 1]
-    token_ids : Download | None
-        None: no row of the step drew a token.
-    logprobs, prompt_logprobs, loaded
+    sampled : ndarray, bool [n]
+        Which rows of the plan draw a token.
+    loaded : tuple[AdapterKey, ...]
         As in ``StepResult``.
+    prompt_logprobs : Mapping[int, Sequence[LogprobsDownload]]
+        By row of the plan, those that asked: parts that follow each other.
+    token_ids : Download | None
+        None: no row draws one.
+    logprobs : SampledLogprobs | None
+        Of the rows that draw; None where none of them asked.
     """
 
-    token_start: Int32
-    token_ids: Download | None
-    logprobs: tuple[TokenLogprobs | None, ...]
-    prompt_logprobs: tuple[TokenLogprobs | None, ...]
+    sampled: npt.NDArray[np.bool_]
     loaded: tuple[AdapterKey, ...]
+    prompt_logprobs: Mapping[int, Sequence[LogprobsDownload]] = field(default_factory=dict)
+    token_ids: Download | None = None
+    logprobs: SampledLogprobs | None = None
 
     def result(self) -> StepResult:
-        """Wait for the tokens."""
-        tokens = np.zeros(0, np.int32) if self.token_ids is None else self.token_ids.wait()
+        """Wait for the results."""
+        rows = len(self.sampled)
+        token_start = np.zeros(rows + 1, np.int32)
+        np.cumsum(self.sampled, out=token_start[1:])
+        token_ids = np.zeros(0, np.int32) if self.token_ids is None else self.token_ids.wait()
+        drawing = np.flatnonzero(self.sampled).tolist()
+        of_drawing = {} if self.logprobs is None else self.logprobs.wait()
+        logprobs = {drawing[place]: one for place, one in of_drawing.items()}
+        prompt_logprobs = {
+            place: TokenLogprobs.concatenate([part.wait() for part in parts])
+            for place, parts in self.prompt_logprobs.items()
+        }
         return StepResult(
-            self.token_start, tokens, self.logprobs, self.prompt_logprobs, self.loaded
+            token_start,
+            token_ids,
+            tuple(logprobs.get(place) for place in range(rows)),
+            tuple(prompt_logprobs.get(place) for place in range(rows)),
+            self.loaded,
         )
 
 
@@ -121,8 +145,8 @@ class Runner:
         loaded = self.adapters.execute(plan.commands) if self.adapters else ()
         self.rows.apply(plan)
         if not len(plan.row):
-            return Started(np.zeros(1, np.int32), None, (), (), loaded)
-        prompt_logprobs: tuple[TokenLogprobs | None, ...] = (None,) * len(plan.row)
+            return Started(plan.sample, loaded)
+        prompt_logprobs: Mapping[int, Sequence[LogprobsDownload]] = {}
         if self.decode_steps is not None and self.decode_steps.takes(plan):
             logits = self.decode_steps.run(plan)
         else:
@@ -131,8 +155,11 @@ class Runner:
             prompt_logprobs = self._score_prompts(plan, hidden, inputs.bucket)
             last = self.rows.upload((np.cumsum(plan.count) - 1)[plan.sample])
             logits = self._logits(hidden[last], plan.row[plan.sample], inputs.bucket)
-        starts, tokens, logprobs = self._sample(plan, logits)
-        return Started(starts, tokens, logprobs, prompt_logprobs, loaded)
+        if not plan.sample.any():
+            return Started(plan.sample, loaded, prompt_logprobs)
+        drawn = self._sample(plan, logits)
+        token_ids = Download(drawn.token_ids.to(torch.int32))
+        return Started(plan.sample, loaded, prompt_logprobs, token_ids, drawn.logprobs)
 
     def _inputs(self, plan: StepPlan) -> StepInputs:
         rows = self.rows
@@ -171,16 +198,9 @@ class Runner:
             return None, frozenset()
         return self.adapters.batch(self.rows.slot[row])
 
-    def _sample(
-        self, plan: StepPlan, logits: torch.Tensor
-    ) -> tuple[Int32, Download | None, tuple[TokenLogprobs | None, ...]]:
-        """Draw the next token of the rows that reached their end; (starts, ids, logprobs)."""
+    def _sample(self, plan: StepPlan, logits: torch.Tensor) -> SamplerOutput:
+        """Draw the next token of the rows that reached their end."""
         rows = self.rows
-        starts = np.zeros(len(plan.row) + 1, np.int32)
-        np.cumsum(plan.sample, out=starts[1:])
-        logprobs: list[TokenLogprobs | None] = [None] * len(plan.row)
-        if not starts[-1]:
-            return starts, None, tuple(logprobs)
         row = plan.row[plan.sample]
         length = (plan.start + plan.count)[plan.sample]
         drawn = self.sampler.sample(
@@ -192,11 +212,7 @@ class Runner:
             prompt_length=rows.prompt_length,
         )
         rows.append(row, length, drawn.token_ids)
-        if drawn.logprobs is not None:
-            places = np.flatnonzero(plan.sample)
-            for i, one in zip(places, drawn.logprobs.to_host(len(row)), strict=True):
-                logprobs[i] = one
-        return starts, Download(drawn.token_ids.to(torch.int32)), tuple(logprobs)
+        return drawn
 
     def _logits(self, hidden: torch.Tensor, row: Int32, bucket: int) -> torch.Tensor:
         """Logits of hidden states, each of the sequence in the row beside it."""
@@ -205,27 +221,30 @@ class Runner:
 
     def _score_prompts(
         self, plan: StepPlan, hidden: torch.Tensor, bucket: int
-    ) -> tuple[TokenLogprobs | None, ...]:
+    ) -> dict[int, list[LogprobsDownload]]:
         """Logprobs of the prompt tokens that follow the positions each row ran, where asked."""
         first = np.cumsum(plan.count) - plan.count
-        return tuple(
-            None
-            if (k := self.rows.prompt_logprobs[row]) is None
-            else self._score_prompt(k, int(row), int(start), hidden[at : at + count], bucket)
-            for row, start, count, at in zip(plan.row, plan.start, plan.count, first, strict=True)
-        )
+        scored = {}
+        for place, row in enumerate(plan.row.tolist()):
+            asked = self.rows.prompt_logprobs[row]
+            if asked is None:
+                continue
+            start, at = int(plan.start[place]), int(first[place])
+            # The last token of a prompt is followed by none of it.
+            count = min(int(plan.count[place]), asked.prompt_length - 1 - start)
+            if count > 0:
+                of_row = hidden[at : at + count]
+                scored[place] = self._score_prompt(asked.k, row, start, of_row, bucket)
+        return scored
 
     def _score_prompt(
         self, k: int, row: int, start: int, hidden: torch.Tensor, bucket: int
-    ) -> TokenLogprobs | None:
-        count = min(len(hidden), int(self.rows.prompt_length[row]) - 1 - start)
-        if count <= 0:
-            return None
-        target = self.rows.tokens[row, start + 1 : start + 1 + count].long()
+    ) -> list[LogprobsDownload]:
+        target = self.rows.tokens[row, start + 1 : start + 1 + len(hidden)].long()
         parts = []
-        for i in range(0, count, _SCORED_AT_ONCE):
-            part = slice(i, min(i + _SCORED_AT_ONCE, count))
+        for i in range(0, len(hidden), _SCORED_AT_ONCE):
+            part = slice(i, min(i + _SCORED_AT_ONCE, len(hidden)))
             of = np.full(part.stop - part.start, row, np.int32)
             logits = self._logits(hidden[part], of, bucket)
             parts.append(self.sampler.prompt_logprobs(logits, target[part], k))
-        return TokenLogprobs.concatenate(parts)
+        return parts

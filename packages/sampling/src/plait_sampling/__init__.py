@@ -6,15 +6,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from plait_sampling.logprobs import LogprobsTensors, gather_logprobs, prompt_logprobs
+    from plait_sampling.logprobs import (
+        LogprobsDownload,
+        SampledLogprobs,
+        gather_logprobs,
+        prompt_logprobs,
+    )
     from plait_sampling.params import RequestOutputKind, SamplingParams
     from plait_sampling.rows import SamplingRows
     from plait_sampling.sampler import Sampler, SamplerOutput, sampling_configs
     from plait_sampling.token_logprobs import TokenLogprobs
 
 __all__ = [
-    "LogprobsTensors",
+    "LogprobsDownload",
     "RequestOutputKind",
+    "SampledLogprobs",
     "Sampler",
     "SamplerOutput",
     "SamplingParams",
@@ -26,8 +32,9 @@ __all__ = [
 ]
 
 _HOME = {
-    "LogprobsTensors": "logprobs",
+    "LogprobsDownload": "logprobs",
     "RequestOutputKind": "params",
+    "SampledLogprobs": "logprobs",
     "Sampler": "sampler",
     "SamplerOutput": "sampler",
     "SamplingParams": "params",

@@ -5,70 +5,88 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
+from plait_kernels.transfer import Download
 from plait_sampling.token_logprobs import TokenLogprobs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["ALL", "LogprobsTensors", "TokenLogprobs", "gather_logprobs", "prompt_logprobs"]
+__all__ = [
+    "ALL",
+    "LogprobsDownload",
+    "SampledLogprobs",
+    "TokenLogprobs",
+    "gather_logprobs",
+    "prompt_logprobs",
+]
 
 ALL = -1
 """As k: the whole vocabulary."""
 
-CHUNK = 256
-"""Rows of a prompt whose logprobs are worked out at a time: bounds the float32 temporaries."""
+
+class LogprobsDownload:
+    """Logprobs of some tokens on their way to the host.
+
+    Parameters
+    ----------
+    token_ids : Tensor, int64 [n, k + 1]
+        The token itself first, then the k best.
+    logprobs : Tensor, float32 [n, k + 1]
+    ranks : Tensor, int64 [n]
+    """
+
+    def __init__(
+        self, token_ids: torch.Tensor, logprobs: torch.Tensor, ranks: torch.Tensor
+    ) -> None:
+        self._token_ids = Download(token_ids.to(torch.int32))
+        self._logprobs = Download(logprobs)
+        self._ranks = Download(ranks.to(torch.int32))
+
+    def wait(self) -> TokenLogprobs:
+        """Wait until they are there."""
+        return TokenLogprobs(self._token_ids.wait(), self._logprobs.wait(), self._ranks.wait())
 
 
 @dataclass(frozen=True, eq=False)
-class LogprobsTensors:
-    """Logprobs of some rows of a batch, still on the device.
+class SampledLogprobs:
+    """Logprobs of the rows of a batch that asked for them, on their way to the host.
 
     Attributes
     ----------
-    token_ids : Tensor, int64 [asked, k + 1]
-        The row's token first, then the k best; k is the largest that a row asked for.
-    logprobs : Tensor, float32 [asked, k + 1]
-    ranks : Tensor, int64 [asked]
+    download : LogprobsDownload
+        One token an entry; k is the largest that a row asked for.
     places : tuple[int, ...]
         Which row of the batch each entry is.
     counts : tuple[int, ...]
         The k of each entry; ``ALL`` for the whole vocabulary.
     """
 
-    token_ids: torch.Tensor
-    logprobs: torch.Tensor
-    ranks: torch.Tensor
+    download: LogprobsDownload
     places: tuple[int, ...]
     counts: tuple[int, ...]
 
-    def to_host(self, rows: int) -> list[TokenLogprobs | None]:
-        """Copy to the host and cut each entry to its own k.
-
-        Parameters
-        ----------
-        rows : int
-            Rows of the batch.
+    def wait(self) -> dict[int, TokenLogprobs]:
+        """Wait until they are there, and cut each entry to its own k.
 
         Returns
         -------
-        list[TokenLogprobs | None]
-            One a row, of one token; None for rows that did not ask.
+        dict[int, TokenLogprobs]
+            Of one token each, by row of the batch.
         """
-        token_ids = self.token_ids.to("cpu", torch.int32).numpy()
-        logprobs = self.logprobs.cpu().numpy()
-        ranks = self.ranks.to("cpu", torch.int32).numpy()
-        by_row: list[TokenLogprobs | None] = [None] * rows
-        for entry, (place, count) in enumerate(zip(self.places, self.counts, strict=True)):
-            one = slice(entry, entry + 1)
-            width = token_ids.shape[1] if count == ALL else min(count + 1, token_ids.shape[1])
-            # Copies, so that one kept token does not keep the whole batch alive.
-            by_row[place] = TokenLogprobs(
-                token_ids[one, :width].copy(), logprobs[one, :width].copy(), ranks[one].copy()
+        of_all = self.download.wait()
+        width = of_all.token_ids.shape[1]
+        widths = (width if count == ALL else min(count + 1, width) for count in self.counts)
+        # Copies, so that one kept token does not keep the whole batch alive.
+        return {
+            place: TokenLogprobs(
+                of_all.token_ids[entry : entry + 1, :width].copy(),
+                of_all.logprobs[entry : entry + 1, :width].copy(),
+                of_all.ranks[entry : entry + 1].copy(),
             )
-        return by_row
+            for entry, (place, width) in enumerate(zip(self.places, widths, strict=True))
+        }
 
 
 def gather_logprobs(
@@ -107,7 +125,7 @@ def gather_logprobs(
 
 def sampled_logprobs(
     logits: torch.Tensor, token_ids: torch.Tensor, places: Sequence[int], counts: Sequence[int]
-) -> LogprobsTensors:
+) -> SampledLogprobs:
     """Work out the logprobs of the rows of a batch that asked for them.
 
     Parameters
@@ -117,20 +135,20 @@ def sampled_logprobs(
     token_ids : Tensor, int64 [asked]
         What was drawn for them.
     places, counts : Sequence[int]
-        As in LogprobsTensors.
+        As in SampledLogprobs.
     """
     k = ALL if ALL in counts else max(counts)
-    ids, logprobs, ranks = gather_logprobs(logits, token_ids, k)
-    return LogprobsTensors(ids, logprobs, ranks, tuple(places), tuple(counts))
+    download = LogprobsDownload(*gather_logprobs(logits, token_ids, k))
+    return SampledLogprobs(download, tuple(places), tuple(counts))
 
 
-def prompt_logprobs(logits: torch.Tensor, next_token_ids: torch.Tensor, k: int) -> TokenLogprobs:
+def prompt_logprobs(logits: torch.Tensor, next_token_ids: torch.Tensor, k: int) -> LogprobsDownload:
     """Work out the logprobs of prompt tokens.
 
     Parameters
     ----------
     logits : Tensor, float32 [positions, vocab]
-        Raw logits at the positions before those tokens.
+        Raw logits at the positions before those tokens; their logprobs take as much memory.
     next_token_ids : Tensor, int64 [positions]
         The prompt token that follows each position.
     k : int
@@ -138,26 +156,7 @@ def prompt_logprobs(logits: torch.Tensor, next_token_ids: torch.Tensor, k: int) 
 
     Returns
     -------
-    TokenLogprobs
-        Of ``next_token_ids``, on the host.
+    LogprobsDownload
+        Of ``next_token_ids``.
     """
-    width = logits.shape[-1] if k == ALL else min(k, logits.shape[-1])
-    parts = [_empty(width)]
-    for start in range(0, len(logits), CHUNK):
-        chunk = slice(start, start + CHUNK)
-        ids, logprobs, ranks = gather_logprobs(logits[chunk], next_token_ids[chunk], k)
-        parts.append(
-            TokenLogprobs(
-                ids.to("cpu", torch.int32).numpy(),
-                logprobs.cpu().numpy(),
-                ranks.to("cpu", torch.int32).numpy(),
-            )
-        )
-    return TokenLogprobs.concatenate(parts)
-
-
-def _empty(k: int) -> TokenLogprobs:
-    shape = (0, k + 1)
-    return TokenLogprobs(
-        np.empty(shape, np.int32), np.empty(shape, np.float32), np.empty(0, np.int32)
-    )
+    return LogprobsDownload(*gather_logprobs(logits, next_token_ids, k))

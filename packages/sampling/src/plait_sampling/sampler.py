@@ -13,13 +13,17 @@ from plait_kernels.config import BUCKETS, OpConfig
 from plait_kernels.sampling_types import PenaltyBatch, SampleBatch
 from plait_kernels.transfer import to_device, upload
 from plait_sampling import masks
-from plait_sampling.logprobs import LogprobsTensors, prompt_logprobs, sampled_logprobs
+from plait_sampling.logprobs import (
+    LogprobsDownload,
+    SampledLogprobs,
+    prompt_logprobs,
+    sampled_logprobs,
+)
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
     from plait_sampling.rows import SamplingRows
-    from plait_sampling.token_logprobs import TokenLogprobs
 
 ApplyPenalties: TypeAlias = Callable[[torch.Tensor, PenaltyBatch], None]
 Sample: TypeAlias = Callable[[torch.Tensor, SampleBatch], torch.Tensor]
@@ -60,12 +64,12 @@ class SamplerOutput:
     ----------
     token_ids : Tensor, int64 [rows]
         On the device.
-    logprobs : LogprobsTensors | None
+    logprobs : SampledLogprobs | None
         Of the rows that asked; None where no row did.
     """
 
     token_ids: torch.Tensor
-    logprobs: LogprobsTensors | None
+    logprobs: SampledLogprobs | None
 
 
 class Sampler:
@@ -104,7 +108,7 @@ class Sampler:
     ) -> SamplerOutput:
         """Draw one token a row.
 
-        Nothing is read back from the device.
+        The device is not waited for.
 
         Parameters
         ----------
@@ -131,7 +135,8 @@ class Sampler:
         position = upload(length.astype(np.int64), device)
 
         asked = [place for place, extra in enumerate(extras) if extra.logprobs is not None]
-        raw = logits[asked] if asked else None  # a copy: what follows works in place
+        at_asked = upload(np.array(asked, np.int64), device) if asked else None
+        raw = None if at_asked is None else logits[at_asked]  # what follows works in place
 
         masks.apply_allowed(logits, extras)
         masks.hold_back(logits, extras, position - prompt_length[index])
@@ -151,13 +156,13 @@ class Sampler:
             logits[at] = some
         drawn = self._sample(logits, params.gather(rows, index, position))
 
-        if raw is None:
+        if raw is None or at_asked is None:
             return SamplerOutput(drawn, None)
         counts = [extra.logprobs for extra in extras if extra.logprobs is not None]
-        return SamplerOutput(drawn, sampled_logprobs(raw, drawn[asked], asked, counts))
+        return SamplerOutput(drawn, sampled_logprobs(raw, drawn[at_asked], asked, counts))
 
     def prompt_logprobs(
         self, logits: torch.Tensor, next_token_ids: torch.Tensor, k: int
-    ) -> TokenLogprobs:
+    ) -> LogprobsDownload:
         """Work out the logprobs of prompt tokens: see ``logprobs.prompt_logprobs``."""
         return prompt_logprobs(logits, next_token_ids, k)
