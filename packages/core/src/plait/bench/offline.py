@@ -80,6 +80,8 @@ def add_options(parser: argparse.ArgumentParser, command: str) -> None:
     add("--threads", type=at_least_one, help="on a CPU (default: those of torch)")
     add("--seed", type=int, default=0, help="of prompts and adapters (default: %(default)s)")
     add("--json", type=Path, metavar="FILE", help="gets a JSON line a result")
+    traced = "gets a trace of each cell on a GPU: what plait's kernels take, when it is idle"
+    add("--trace", type=Path, metavar="FOLDER", help=traced)
     add("--llm", type=keywords, default={}, metavar="JSON", help="more of plait's EngineArgs")
     add("--peer", choices=("none", "vllm"), default="none", help="default: %(default)s")
     add("--peer-python", metavar="PATH", help="Python of an environment with vLLM")
@@ -132,6 +134,12 @@ def _check(options: argparse.Namespace) -> None:
     if options.peer == "vllm" and options.peer_python is None:
         text = "--peer vllm needs --peer-python, the Python of an environment that has vLLM"
         raise InputError(text)
+    if options.trace is not None and (options.device == "cpu" or not torch.cuda.is_available()):
+        text = (
+            "--trace looks at a GPU, and this run has none; leave it out. `python -m plait.bench "
+            "profile` says where the time of a step goes on a CPU"
+        )
+        raise InputError(text)
     if options.peer == "vllm" and options.model is not None and options.model.is_file():
         text = (
             f"--peer vllm reads checkpoints only, and --model {options.model} is a file; pass a "
@@ -178,7 +186,11 @@ def _engine_keywords(
 def _settings(options: argparse.Namespace, keywords: Mapping[str, Any]) -> Iterator[EngineSetting]:
     environment = variables(options.threads) if options.threads else OFFLINE
     ours = {"device": options.device, "kernels": options.kernels}
-    yield EngineSetting("plait", sys.executable, environment, {**keywords, **ours}, options.llm)
+    if options.trace is not None:
+        options.trace.mkdir(parents=True, exist_ok=True)
+    yield EngineSetting(
+        "plait", sys.executable, environment, {**keywords, **ours}, options.llm, options.trace
+    )
     if options.peer == "vllm":
         # A forked engine would keep the pipe to the parent open after its worker has died.
         spawn = {"VLLM_WORKER_MULTIPROCESSING_METHOD": "spawn"}
@@ -228,7 +240,8 @@ def _tell(results: Iterator[OfflineResult], report: Report, file: Path | None) -
     finally:
         # Also when a later cell fails or somebody has waited long enough.
         if measured:
-            print(f"{report.heading()}\n\n{report.table(measured)}")
+            parts = report.heading(), report.table(measured), *report.traces(measured)
+            print("\n\n".join(parts))
 
 
 def _say(text: str) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from plait.bench.device_trace import DeviceTrace
 from plait.bench.timeline import Moment, decode_seconds, prefill_seconds, total_seconds
 from plait.bench.worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from plait.bench.offline_cells import OfflineCell
 
@@ -50,6 +52,8 @@ class EngineSetting:
         Of ``EngineArgs``, but for those of LoRA.
     more : Mapping[str, Any]
         Those that the user gives; they win.
+    traces : Path | None
+        Folder for a trace of each cell; None: none is made.
     """
 
     package: str
@@ -57,6 +61,7 @@ class EngineSetting:
     environment: Mapping[str, str]
     keywords: Mapping[str, Any]
     more: Mapping[str, Any]
+    traces: Path | None = None
 
     def all_keywords(self, ranks: Sequence[int], *, lora: bool) -> dict[str, Any]:
         """Return the keywords of the engine that serves adapters of these ranks, or none."""
@@ -106,6 +111,8 @@ class OfflineResult:
         What was done in that time: output tokens, of a prefill cell prompt tokens.
     steps : int | None
         Decode steps that a repetition is the mean of.
+    trace : DeviceTrace | None
+        Of a further repetition.
     """
 
     cell: OfflineCell
@@ -114,6 +121,7 @@ class OfflineResult:
     seconds: list[float]
     tokens: int
     steps: int | None
+    trace: DeviceTrace | None = None
 
 
 def measure(
@@ -167,7 +175,7 @@ def measure(
                 worker.call("add_adapters", paths=adapters.paths[:count])
             for cell in ours:
                 result = _measure_cell(
-                    worker, setting.package, versions, cell, adapters, vocab_size, repeats
+                    worker, setting, versions, cell, adapters, vocab_size, repeats
                 )
                 each = ", ".join(f"{1000 * seconds:.2f}" for seconds in result.seconds)
                 say(f"{title}: {cell.name}: {each} ms")
@@ -176,29 +184,36 @@ def measure(
 
 def _measure_cell(
     worker: Worker,
-    package: str,
+    setting: EngineSetting,
     versions: dict[str, str],
     cell: OfflineCell,
     adapters: Adapters,
     vocab_size: int,
     repeats: Repeats,
 ) -> OfflineResult:
-    paths = [None if row is None else adapters.paths[row] for row in cell.rows()]
-    seconds, steps = [], None
-    for repetition in range(-repeats.warm_up, repeats.measured):
+    def call(method: str, repetition: int, **more: Any) -> Any:
         prompts = cell.prompts(repeats.seed, repetition, vocab_size)
-        answer = worker.call(
-            "run", prompts=prompts, adapters=paths, output_tokens=cell.output_tokens
-        )
+        paths = [None if row is None else adapters.paths[row] for row in cell.rows()]
+        asked = {"prompts": prompts, "adapters": paths, "output_tokens": cell.output_tokens}
+        return worker.call(method, **asked, **more).result
+
+    seconds, steps, trace = [], None, None
+    for repetition in range(-repeats.warm_up, repeats.measured):
+        moments = [Moment(*values) for values in call("run", repetition)]
         if repetition >= 0:
-            taken, steps = _seconds(cell, [Moment(*values) for values in answer.result])
+            taken, steps = _seconds(cell, moments)
             seconds.append(taken)
+    if setting.traces is not None:
+        file = setting.traces / f"{cell.name.replace(':', '-')}.json"
+        decode_only = cell.letter == "D"
+        looked_at = call("trace", repeats.measured, file=str(file), decode_only=decode_only)
+        trace = DeviceTrace.read(file, looked_at)
     done = {
         "D": cell.requests,
         "P": cell.requests * cell.prompt_tokens,
         "T": cell.requests * cell.output_tokens,
     }
-    return OfflineResult(cell, package, versions, seconds, done[cell.letter], steps)
+    return OfflineResult(cell, setting.package, versions, seconds, done[cell.letter], steps, trace)
 
 
 def _seconds(cell: OfflineCell, moments: Sequence[Moment]) -> tuple[float, int | None]:

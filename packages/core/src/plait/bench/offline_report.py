@@ -88,6 +88,7 @@ class Report:
             "roofline": {**asdict(least), "seconds": floor},
             "of_roofline": spread.median / floor,
             "of_plait": _of_plait(result, others),
+            "trace": None if result.trace is None else result.trace.json(),
             "versions": result.versions,
             **asdict(self.around),
             "measured": asdict(self.rates),
@@ -98,6 +99,14 @@ class Report:
         names = list(dict.fromkeys(result.cell.name for result in results))
         ordered = sorted(results, key=lambda result: names.index(result.cell.name))
         return columns([_HEADINGS, *(self._row(result, results) for result in ordered)], _RIGHT)
+
+    def traces(self, results: Sequence[OfflineResult]) -> list[str]:
+        """Return what the device did in each result that was traced."""
+        return [
+            f"{result.cell.name}: {result.trace.table()}"
+            for result in results
+            if result.trace is not None
+        ]
 
     def heading(self) -> str:
         """Say what was measured, and on what."""

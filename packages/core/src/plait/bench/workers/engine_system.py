@@ -7,9 +7,21 @@ import importlib
 from contextlib import suppress
 from importlib import metadata
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import torch
 
 from .measured import LoraHandles, greedy
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+Moment: TypeAlias = tuple[float, int, int, int]
+"""After a step: seconds since just before the first request was added, output tokens so far,
+requests that have one, requests that are finished."""
+
+_MOST_TRACED = 64
+"""Decode steps of a trace."""
 
 
 class System:
@@ -33,18 +45,56 @@ class System:
 
     def run(
         self, prompts: list[list[int]], adapters: list[str | None], output_tokens: int
-    ) -> list[tuple[float, int, int, int]]:
-        """Continue all prompts greedily at the same time.
+    ) -> list[Moment]:
+        """Continue all prompts greedily at the same time; return the moment after each step."""
+        return list(self._steps(prompts, adapters, output_tokens))
+
+    def trace(
+        self,
+        prompts: list[list[int]],
+        adapters: list[str | None],
+        output_tokens: int,
+        file: str,
+        decode_only: bool,
+    ) -> int:
+        """Do as ``run`` does while torch's profiler looks at the device.
+
+        Parameters
+        ----------
+        prompts, adapters, output_tokens
+            As of ``run``.
+        file : str
+            Gets what was seen, in Chrome's format.
+        decode_only : bool
+            Look at some steps only, in which all prompts are continued.
 
         Returns
         -------
-        list[tuple[float, int, int, int]]
-            After each step: seconds since just before the first request was added, output tokens so
-            far, requests that have one, requests that are finished.
+        int
+            Steps that were looked at.
         """
+        steps = self._steps(prompts, adapters, output_tokens)
+        begun = 0
+        while decode_only and begun < len(prompts):
+            _, _, begun, _ = next(steps)
+        looked_at = 0
+        activity = torch.profiler.ProfilerActivity
+        looked_for = activity.CUDA if torch.cuda.is_available() else activity.CPU
+        with torch.profiler.profile(activities=[looked_for]) as profiler:
+            for _, _, _, ended in steps:
+                looked_at += 1
+                if decode_only and (ended or looked_at == _MOST_TRACED):
+                    break
+        profiler.export_chrome_trace(file)
+        for _ in steps:
+            pass
+        return looked_at
+
+    def _steps(
+        self, prompts: list[list[int]], adapters: list[str | None], output_tokens: int
+    ) -> Iterator[Moment]:
         params = self._params(**greedy(output_tokens), output_kind=self._delta)
         requests = list(zip(prompts, self._handles.of(adapters), strict=True))
-        moments = []
         begun: set[str] = set()
         tokens = ended = 0
         gc.collect()
@@ -63,8 +113,7 @@ class System:
                 ended += output.finished
                 if new:
                     begun.add(output.request_id)
-            moments.append((seconds, tokens, len(begun), ended))
-        return moments
+            yield seconds, tokens, len(begun), ended
 
 
 def _versions() -> dict[str, str]:
