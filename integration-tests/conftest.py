@@ -18,9 +18,10 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from plait import LLM, LoRARequest
-from plait.decode_steps import DecodeSteps, step_sizes
 from plait.demo.model import adapter_path, find_demo_model
+from plait.padded_steps import PaddedSteps
 from plait.runner import Runner
+from plait.step_sizes import decode_sizes, mixed_sizes
 
 OUTPUT_TOKENS = 64
 
@@ -278,12 +279,14 @@ def plan_ahead() -> Callable[[LLM], LLM]:
         core = llm.llm_engine.core
         runner = core.runner
         assert isinstance(runner, Runner)
-        runner.decode_steps = DecodeSteps(
+        limits = core.scheduler.config
+        max_rows, max_tokens = limits.max_num_seqs, limits.max_num_batched_tokens
+        runner.padded_steps = PaddedSteps(
             runner.model,
             runner.rows,
             runner.kv,
             runner.adapters,
-            sizes=step_sizes(core.scheduler.config.max_num_seqs),
+            sizes=decode_sizes(max_rows) + mixed_sizes(max_rows, max_tokens),
             capture=False,
         )
         core.steps_ahead = 1

@@ -16,7 +16,9 @@ import pytest
 import torch
 
 from plait import LLM, LoRARequest, SamplingParams
-from plait.decode_steps import DecodeSteps
+from plait.padded_steps import PaddedSteps
+from plait.step_outputs import StepOutputs
+from plait.step_sizes import StepSize
 
 pytestmark = pytest.mark.gpu
 
@@ -53,24 +55,26 @@ def make(tiny_model: Path) -> Callable[..., LLM]:
 
 
 class LogitsRecord:
-    """The logits of every decode step of an engine, as bits."""
+    """The logits of every padded step of an engine, as bits, and the sizes of the steps."""
 
     def __init__(self, llm: LLM) -> None:
-        steps = decode_steps(llm)
+        steps = padded_steps(llm)
         self.bits: list[bytes] = []
+        self.sizes: set[StepSize] = set()
         self._run = steps.run
         steps.run = self.run  # type: ignore[method-assign]
 
-    def run(self, plan: Any) -> torch.Tensor:
-        logits = self._run(plan)
-        self.bits.append(logits.cpu().numpy().tobytes())
-        return logits
+    def run(self, plan: Any, size: StepSize) -> StepOutputs:
+        outputs = self._run(plan, size)
+        self.bits.append(outputs.logits.cpu().numpy().tobytes())
+        self.sizes.add(size)
+        return outputs
 
 
-def decode_steps(llm: LLM) -> DecodeSteps:
+def padded_steps(llm: LLM) -> PaddedSteps:
     runner: Any = llm.llm_engine.core.runner
-    steps = runner.decode_steps
-    assert isinstance(steps, DecodeSteps)
+    steps = runner.padded_steps
+    assert isinstance(steps, PaddedSteps)
     return steps
 
 
@@ -103,9 +107,10 @@ def test_captured_steps_have_the_bits_of_computed_ones(
     answers = [serve(llm, adapters, 60, seed=1) for llm in (captured, eager)]
     assert answers[0] == answers[1]
     assert len(records[0].bits) > 20
+    assert {size.is_decode for size in records[0].sizes} == {True, False}
     assert records[0].bits == records[1].bits
-    assert decode_steps(captured).captures > 0
-    assert decode_steps(eager).captures == 0
+    assert padded_steps(captured).captures > 0
+    assert padded_steps(eager).captures == 0
 
 
 PROGRAM = """
@@ -157,7 +162,7 @@ def test_nothing_is_compiled_or_captured_once_it_is_warm(
     triton = pytest.importorskip("triton")
     llm = make(dtype="bfloat16")
     warm_up(llm, adapters)
-    steps, compiled = decode_steps(llm), []
+    steps, compiled = padded_steps(llm), []
     captures = steps.captures
 
     def note(**event: Any) -> None:
@@ -208,7 +213,7 @@ def warm_up(llm: LLM, adapters: list[LoRARequest | None]) -> None:
     """Run every kernel variant and every (size, site set) that the requests will need."""
     for seed in range(3):
         serve(llm, adapters, 200, seed)
-    steps = decode_steps(llm)
+    steps = padded_steps(llm)
     device = llm.llm_engine.core.runner.adapters  # type: ignore[attr-defined]
     sets = [device._groups[key] for key in device._groups]
     unions = {

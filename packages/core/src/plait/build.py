@@ -14,14 +14,16 @@ from plait.activations import activation_bytes
 from plait.adapter_device import AdapterDevice
 from plait.adapter_library import AdapterLibrary
 from plait.block_pool import BlockPool
-from plait.decode_steps import GRAPH_BYTES, DecodeSteps, SiteSet, step_sizes
 from plait.engine_core import CoreInfo, EngineCore
 from plait.hub import Hub
 from plait.memory import DeviceMemory, HostMemory, Memory, MemoryPlan, plan_memory
+from plait.padded_steps import GRAPH_BYTES, PaddedSteps, SiteSet
 from plait.progress import LoadingProgress
 from plait.rows import Rows
 from plait.runner import Runner
 from plait.scheduler import Scheduler, SchedulerConfig
+from plait.step_sizes import StepSize, decode_sizes, mixed_sizes
+from plait_kernels.config import BUCKETS
 from plait_kernels.errors import InputError
 from plait_kernels.loader import load_backends
 from plait_kernels.lora_types import TILE_ROWS
@@ -73,7 +75,7 @@ def build_core(
     config = plait_models.read_config(args.model, args.load_format)
     max_model_len = _max_model_len(args, config)
     model, table = _load_model(args, device, config.vocab_size, wrap_table)
-    memory = _plan_memory(args, model, max_model_len)
+    memory = _plan_memory(args, model, table, max_model_len)
     max_num_seqs = min(args.max_num_seqs, args.max_num_batched_tokens)
     rows = Rows(
         max_num_seqs=max_num_seqs,
@@ -95,39 +97,55 @@ def build_core(
         return EngineCore(
             scheduler, Runner(model, rows, sampler, kv, adapter_device), library, info
         )
-    decode_steps = DecodeSteps(
+    padded_steps = PaddedSteps(
         model,
         rows,
         kv,
         adapter_device,
-        sizes=step_sizes(max_num_seqs),
-        capture=not args.enforce_eager and _can_be_captured(table),
+        sizes=_step_sizes(args, table),
+        capture=not args.enforce_eager and _tell_what_is_not_captured(table),
     )
-    decode_steps.warm_up(_site_sets(library))
-    runner = Runner(model, rows, sampler, kv, adapter_device, decode_steps)
+    padded_steps.warm_up(_site_sets(args))
+    runner = Runner(model, rows, sampler, kv, adapter_device, padded_steps)
     return EngineCore(scheduler, runner, library, info, steps_ahead=1)
 
 
-def _site_sets(library: AdapterLibrary | None) -> tuple[SiteSet, ...]:
+def _step_sizes(args: EngineArgs, table: KernelTable) -> tuple[StepSize, ...]:
+    """List the sizes that steps are padded to on a GPU."""
+    max_tokens = args.max_num_batched_tokens
+    max_rows = min(args.max_num_seqs, max_tokens)
+    mixed = () if _not_graph_safe(table, "prefill") else mixed_sizes(max_rows, max_tokens)
+    return decode_sizes(max_rows) + mixed
+
+
+def _site_sets(args: EngineArgs) -> tuple[SiteSet, ...]:
     """List the site sets that most steps will have: none, and that of adapters on all linears."""
     every_linear = SERVED_GROUPS - {"head"}
-    return (frozenset(),) if library is None else (frozenset(), every_linear)
+    return (frozenset(), every_linear) if args.enable_lora else (frozenset(),)
 
 
-def _can_be_captured(table: KernelTable) -> bool:
-    unsafe = {
+def _not_graph_safe(table: KernelTable, bucket: str) -> set[str]:
+    """Name the kernels because of which steps of a bucket cannot be captured."""
+    return {
         f"{choice.chosen.backend.name}'s {config.op}"
         for config, choice in table.choices.items()
-        if config.bucket == "decode"
+        if config.bucket == bucket
         and config.op not in SAMPLING_OPS
         and not choice.chosen.kernel.graph_safe
     }
-    if unsafe:
-        logger.warning(
-            "decode steps are not captured as CUDA graphs and will be slow: %s cannot be",
-            ", ".join(sorted(unsafe)),
-        )
-    return not unsafe
+
+
+def _tell_what_is_not_captured(table: KernelTable) -> bool:
+    """Say whether anything can be captured: decode steps; warn of steps that cannot be."""
+    unsafe = {bucket: _not_graph_safe(table, bucket) for bucket in BUCKETS}
+    for bucket, kernels in unsafe.items():
+        if kernels:
+            logger.warning(
+                "%s steps are not captured as CUDA graphs and will be slow: %s cannot be",
+                bucket,
+                ", ".join(sorted(kernels)),
+            )
+    return not unsafe["decode"]
 
 
 def _device(name: str) -> torch.device:
@@ -181,11 +199,13 @@ def _load_model(
     return model, tables[0]
 
 
-def _plan_memory(args: EngineArgs, model: Model, max_model_len: int) -> MemoryPlan:
+def _plan_memory(
+    args: EngineArgs, model: Model, table: KernelTable, max_model_len: int
+) -> MemoryPlan:
     info = model.info
     token_bytes = info.layers * 2 * info.kv_heads * info.head_dim * info.kv_dtype.itemsize
     return plan_memory(
-        _memory(args, model),
+        _memory(args, model, table),
         block_bytes=args.block_size * token_bytes,
         block_size=args.block_size,
         max_model_len=max_model_len,
@@ -197,15 +217,19 @@ def _plan_memory(args: EngineArgs, model: Model, max_model_len: int) -> MemoryPl
     )
 
 
-def _memory(args: EngineArgs, model: Model) -> Memory:
+def _memory(args: EngineArgs, model: Model, table: KernelTable) -> Memory:
     device = model.info.device
     if device.type != "cuda":
         return HostMemory(int(psutil.virtual_memory().available))
-    max_rows = min(args.max_num_seqs, args.max_num_batched_tokens)
+    sizes = _step_sizes(args, table)
+    max_rows = max(size.rows for size in sizes)
     activations = activation_bytes(model, args.max_num_batched_tokens, max_rows)
-    of_decode = activation_bytes(model, max_rows, max_rows)
-    num_graphs = len(step_sizes(max_rows)) * (2 if args.enable_lora else 1)
-    graphs = 0 if args.enforce_eager else of_decode + num_graphs * GRAPH_BYTES
+    # Of padded steps, which write them here.
+    logits = max_rows * model.info.vocab_size * torch.float32.itemsize
+    graphs = logits
+    if not args.enforce_eager:
+        graphs += activation_bytes(model, max(size.tokens for size in sizes), max_rows)
+        graphs += len(sizes) * len(_site_sets(args)) * GRAPH_BYTES
     # What that left in torch's cache is free.
     torch.cuda.empty_cache()
     free, total = torch.cuda.mem_get_info(device)

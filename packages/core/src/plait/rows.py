@@ -92,6 +92,16 @@ class Rows:
         place = np.minimum(length, self.tokens.shape[1] - 1)
         self.tokens[self.upload(row), self.upload(place)] = token_ids.to(torch.int32)
 
+    def kv_slots(self, row: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
+        """Return where k and v of tokens lie: block · block_size + place, int64 [tokens].
+
+        Parameters
+        ----------
+        row, position : Tensor, int64 [tokens]
+        """
+        block = self.block_table[row, position // self.block_size].long()
+        return block * self.block_size + position % self.block_size
+
     def upload(self, array: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> torch.Tensor:
         """Return ``array`` as a tensor on the device."""
         return upload(array, self.device)

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 
 from plait.plan import Int32, StepPlan, StepResult
+from plait.step_outputs import StepOutputs
+from plait.token_layout import TokenLayout
 from plait_kernels.attention_types import AttentionBatch
 from plait_kernels.config import BUCKETS
 from plait_kernels.transfer import Download
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from plait.adapter_device import AdapterDevice
-    from plait.decode_steps import DecodeSteps
+    from plait.padded_steps import PaddedSteps
     from plait.rows import Rows
     from plait_kernels.lora_types import LoraBatch
     from plait_lora.identity import AdapterKey
@@ -107,8 +109,8 @@ class Runner:
     kv : Tensor [num_blocks, layers, 2, block_size, kv_heads, head_dim]
     adapters : AdapterDevice | None
         None: no LoRA.
-    decode_steps : DecodeSteps | None
-        Runs the steps that it takes; None: every step is computed as it comes.
+    padded_steps : PaddedSteps | None
+        Runs the steps that it has a size for; None: every step is computed as it comes.
     """
 
     def __init__(
@@ -118,14 +120,14 @@ class Runner:
         sampler: Sampler,
         kv: torch.Tensor,
         adapters: AdapterDevice | None,
-        decode_steps: DecodeSteps | None = None,
+        padded_steps: PaddedSteps | None = None,
     ) -> None:
         self.model = model
         self.rows = rows
         self.sampler = sampler
         self.kv = kv
         self.adapters = adapters
-        self.decode_steps = decode_steps
+        self.padded_steps = padded_steps
 
     @torch.inference_mode()
     def start(self, plan: StepPlan) -> Started:
@@ -146,45 +148,44 @@ class Runner:
         self.rows.apply(plan)
         if not len(plan.row):
             return Started(plan.sample, loaded)
-        prompt_logprobs: Mapping[int, Sequence[LogprobsDownload]] = {}
-        if self.decode_steps is not None and self.decode_steps.takes(plan):
-            logits = self.decode_steps.run(plan)
-        else:
-            inputs = self._inputs(plan)
-            hidden = self.model.forward(inputs)
-            prompt_logprobs = self._score_prompts(plan, hidden, inputs.bucket)
-            last = self.rows.upload((np.cumsum(plan.count) - 1)[plan.sample])
-            logits = self._logits(hidden[last], plan.row[plan.sample], inputs.bucket)
+        outputs = self._run(plan)
+        prompt_logprobs = self._score_prompts(plan, outputs)
         if not plan.sample.any():
             return Started(plan.sample, loaded, prompt_logprobs)
-        drawn = self._sample(plan, logits)
+        drawn = self._sample(plan, outputs.logits)
         token_ids = Download(drawn.token_ids.to(torch.int32))
         return Started(plan.sample, loaded, prompt_logprobs, token_ids, drawn.logprobs)
 
-    def _inputs(self, plan: StepPlan) -> StepInputs:
+    def _run(self, plan: StepPlan) -> StepOutputs:
+        if self.padded_steps is not None:
+            size = self.padded_steps.size_of(plan)
+            if size is not None:
+                return self.padded_steps.run(plan, size)
+        layout = TokenLayout.of(plan)
+        inputs = self._inputs(plan, layout)
+        hidden = self.model.forward(inputs)
+        last = self.rows.upload(layout.last)
+        logits = self._logits(hidden[last], plan.row[plan.sample], inputs.bucket)
+        return StepOutputs(hidden, logits, inputs.bucket)
+
+    def _inputs(self, plan: StepPlan, layout: TokenLayout) -> StepInputs:
         rows = self.rows
-        query_start = np.zeros(len(plan.row) + 1, np.int32)
-        np.cumsum(plan.count, out=query_start[1:])
-        # Positions start … start + count − 1 of each row, laid end to end.
-        offset = np.repeat(plan.start - query_start[:-1], plan.count)
-        positions = rows.upload(np.arange(query_start[-1], dtype=np.int64) + offset)
-        row_of_token = rows.upload(np.repeat(plan.row, plan.count).astype(np.int64))
-        block = rows.block_table[row_of_token, positions // rows.block_size].long()
-        kv_length = plan.start + plan.count
-        max_kv = int(kv_length.max())
+        row = rows.upload(layout.token_row.astype(np.int64))
+        positions = rows.upload(layout.token_position.astype(np.int64))
+        max_kv = int(layout.kv_length.max())
         num_blocks = -(-max_kv // rows.block_size)
         attention = AttentionBatch(
-            query_start=rows.upload(query_start),
-            kv_length=rows.upload(kv_length),
+            query_start=rows.upload(layout.query_start),
+            kv_length=rows.upload(layout.kv_length),
             block_table=rows.block_table[rows.upload(plan.row.astype(np.int64)), :num_blocks],
             max_query=int(plan.count.max()),
             max_kv=max_kv,
         )
-        lora, groups = self._lora(np.repeat(plan.row, plan.count))
+        lora, groups = self._lora(layout.token_row)
         return StepInputs(
-            token_ids=rows.tokens[row_of_token, positions].long(),
+            token_ids=rows.tokens[row, positions].long(),
             positions=positions,
-            slot_mapping=block * rows.block_size + positions % rows.block_size,
+            slot_mapping=rows.kv_slots(row, positions),
             kv=self.kv,
             attention=attention,
             lora=lora,
@@ -220,7 +221,7 @@ class Runner:
         return self.model.logits(hidden, lora, groups, bucket)
 
     def _score_prompts(
-        self, plan: StepPlan, hidden: torch.Tensor, bucket: int
+        self, plan: StepPlan, outputs: StepOutputs
     ) -> dict[int, list[LogprobsDownload]]:
         """Logprobs of the prompt tokens that follow the positions each row ran, where asked."""
         first = np.cumsum(plan.count) - plan.count
@@ -233,8 +234,8 @@ class Runner:
             # The last token of a prompt is followed by none of it.
             count = min(int(plan.count[place]), asked.prompt_length - 1 - start)
             if count > 0:
-                of_row = hidden[at : at + count]
-                scored[place] = self._score_prompt(asked.k, row, start, of_row, bucket)
+                of_row = outputs.hidden[at : at + count]
+                scored[place] = self._score_prompt(asked.k, row, start, of_row, outputs.bucket)
         return scored
 
     def _score_prompt(

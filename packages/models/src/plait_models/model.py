@@ -115,6 +115,7 @@ class Model(Protocol):
         lora: LoraBatch | None,
         site_groups: frozenset[str],
         bucket: int,
+        out: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Turn hidden states into logits.
 
@@ -128,6 +129,8 @@ class Model(Protocol):
             The groups that launch anything; only ``"head"`` matters here.
         bucket : int
             Index in ``plait_kernels.config.BUCKETS``.
+        out : Tensor, float32 [rows, vocab_size] | None
+            Where to write them; None: a new tensor.
 
         Returns
         -------

@@ -80,6 +80,8 @@ class LlamaModel:
         lora: LoraBatch | None,
         site_groups: frozenset[str],
         bucket: int,
+        out: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Turn hidden states into logits; see ``plait_models.Model.logits``."""
-        return self._networks[bucket].logits(hidden, lora if "head" in site_groups else None)
+        of_head = lora if "head" in site_groups else None
+        return self._networks[bucket].logits(hidden, of_head, out)

@@ -76,9 +76,12 @@ class Network:
             x = add_norm(x, residual, next_norm, eps)
         return x
 
-    def logits(self, hidden: torch.Tensor, batch: LoraBatch | None) -> torch.Tensor:
-        """Return logits, float32 [rows, vocab_size]."""
-        return self._head(hidden, batch).float()
+    def logits(
+        self, hidden: torch.Tensor, batch: LoraBatch | None, out: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Return logits, float32 [rows, vocab_size]: ``out``, or a new tensor."""
+        logits = self._head(hidden, batch)
+        return logits.float() if out is None else out.copy_(logits)
 
 
 def _attention(

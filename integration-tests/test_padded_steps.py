@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from plait import LLM, LoRARequest, RequestOutput, SamplingParams
+from plait.step_sizes import StepSize
 
 PROMPTS = [[5 + i, *range(3, 4 + 3 * i)] for i in range(11)]
 
@@ -107,22 +108,26 @@ def same_logprobs(mine: Any, theirs: Any) -> None:
             assert value.logprob == pytest.approx(b[token].logprob, abs=1e-4)
 
 
-def test_decode_steps_are_padded(
+def test_steps_are_padded(
     make: Callable[..., LLM], handles: list[LoRARequest | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Guards the tests above: without padded steps they would show little."""
-    llm = make(ahead=True)
-    steps: Any = llm.llm_engine.core.runner.decode_steps  # type: ignore[attr-defined]
-    seen: list[tuple[int, int]] = []
-    compute = steps._compute
+    llm = make(ahead=True, max_num_batched_tokens=150)
+    runner: Any = llm.llm_engine.core.runner
+    seen: list[tuple[StepSize, int]] = []
+    compute = runner.padded_steps._compute
 
     def record(buffers: Any, site_set: Any) -> Any:
         seen.append((buffers.size, len(site_set)))
         return compute(buffers, site_set)
 
-    monkeypatch.setattr(steps, "_compute", record)
+    monkeypatch.setattr(runner.padded_steps, "_compute", record)
+    monkeypatch.setattr(runner, "_inputs", None)  # no step is computed as it comes
     run(llm, handles)
-    assert {size for size, _ in seen} == {1, 2, 4, 8, 12}
+    llm.generate([[5] * 100], SamplingParams(max_tokens=1), use_tqdm=False)
+    decoding = {size.tokens for size, _ in seen if size.is_decode}
+    mixed = {size.tokens for size, _ in seen if not size.is_decode}
+    assert (decoding, mixed) == ({1, 2, 4, 8, 12}, {64, 128, 150})
     assert {groups for _, groups in seen} == {0, 2}, "none, and those of the adapters"
 
 
