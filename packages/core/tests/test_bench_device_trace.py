@@ -80,26 +80,35 @@ def test_a_trace_without_a_device(tmp_path: Path) -> None:
         DeviceTrace.read(file, steps=1)
 
 
-@pytest.mark.parametrize(("decode_only", "looked_at"), [(True, 4), (False, 7)])
+@pytest.mark.parametrize(
+    ("window", "looked_at"),
+    [
+        # Four tokens a step: two steps until both prompts have begun, seven until one has ended.
+        ({"begun": 2, "ended": 0, "most": 3}, 3),
+        ({"begun": 0, "ended": 1, "most": 9}, 1),
+        ({"begun": 0, "ended": 0, "most": None}, 7),
+    ],
+)
 def test_steps_are_looked_at(
-    tiny_model: Path, tmp_path: Path, decode_only: bool, looked_at: int
+    tiny_model: Path, tmp_path: Path, window: dict[str, Any], looked_at: int
 ) -> None:
     system = System()
-    # Four tokens a step: two steps until both prompts have begun, and the last step ends one.
     limits = {"max_model_len": 32, "max_num_seqs": 2, "max_num_batched_tokens": 4}
     system.load("plait", {"model": str(tiny_model), "skip_tokenizer_init": True, **limits})
     file = tmp_path / "trace.json"
     asked: dict[str, Any] = {"prompts": [[1, 2, 3], [4, 5, 6]], "adapters": [None, None]}
-    steps = system.trace(**asked, output_tokens=6, file=str(file), decode_only=decode_only)
-    assert steps == looked_at
+    assert system.trace(str(file), **window, **asked, output_tokens=6) == looked_at
     names = [event["name"] for event in json.loads(file.read_text())["traceEvents"]]
     assert any(name.startswith("aten::") for name in names)
     assert not system._engine.has_unfinished_requests()
 
 
+@pytest.mark.parametrize(("name", "output_tokens"), [("D-2-0", 1), ("S-2-0", 2)])
 def test_a_cell_is_traced_after_it_is_measured(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, output_tokens: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    text = name.replace("-", ":")
+    (cell,) = parse_cells(text, prompt_tokens=4, output_tokens=output_tokens)
     asked: list[tuple[str, Any]] = []
 
     class Fake:
@@ -115,20 +124,23 @@ def test_a_cell_is_traced_after_it_is_measured(
         def call(self, method: str, **arguments: Any) -> Answer:
             asked.append((method, arguments.get("prompts")))
             if method == "trace":
-                assert arguments["decode_only"]
+                seen = {"begun": cell.requests, "ended": 0, "most": 1}
+                seen = seen if cell.letter == "D" else {"begun": 0, "ended": 1, "most": 2}
+                assert arguments.items() >= seen.items()
+                assert arguments["arrivals"] == (None if cell.letter == "D" else 1.0)
                 Path(arguments["file"]).write_text(chrome(("kernel", "gemm", 0, 9)))
-            moments = [(0.1, 2, 2, 0), (0.2, 4, 2, 2)]
+            moments = [(0.1, 2, 2, 0), (0.2, 4, 2, 2), (0.3, 6, 5, 2)]
             return Answer(0.0, {"load": {}, "run": moments, "trace": 1}[method])
 
     monkeypatch.setattr(offline_engines, "Worker", Fake)
-    cells = parse_cells("D:2:0", prompt_tokens=4, output_tokens=1)
     setting = EngineSetting("plait", "python", {}, {}, {}, tmp_path)
-    (result,) = measure(setting, cells, Adapters(), 9, Repeats(0, 1, seed=0), lambda _: None)
+    (result,) = measure(setting, [cell], Adapters(), 9, Repeats(0, 1, seed=0), lambda _: None)
     assert [method for method, _ in asked] == ["load", "run", "trace"]
     # Not those of the run before: they might be cached.
     assert asked[1][1] != asked[2][1]
+    assert result.seconds == [pytest.approx(0.1)]
     assert result.trace == DeviceTrace(1, 9e-6, 0.0, (KernelTime("gemm", 1, 9e-6),))
-    assert (tmp_path / "D-2-0.json").exists()
+    assert (tmp_path / f"{name}.json").exists()
 
 
 def test_there_is_nothing_to_trace_on_a_cpu(

@@ -60,6 +60,10 @@ def test_cells_as_they_are_asked_for() -> None:
     assert cells("D:5:2")[0].rows() == [0, 1, 0, 1, 0]
     assert cells("D:2:idle")[0].rows() == [None, None]
     assert cells("D:2:idle")[0].name == "D:2:idle"
+    steady = cells("S:64:3")[0]
+    assert (steady.prompt_tokens, steady.output_tokens, steady.arrivals) == (128, 128, 0.5)
+    assert steady.rows() == [0, 1, 2] * 43
+    assert len(steady.prompts(0, 0, 9)) == steady.all_requests == 129
 
 
 def test_prompts_differ_by_repetition_and_by_nothing_else() -> None:
@@ -119,6 +123,20 @@ def test_what_an_engine_has_given_after_each_step(tiny_model: Path) -> None:
     assert counts == [(2, 2, 0), (5, 3, 0), (8, 3, 0), (11, 3, 2), (12, 3, 3)]
 
 
+def test_requests_come_one_after_the_other(tiny_model: Path) -> None:
+    system = System()
+    limits = {"max_model_len": 32, "max_num_seqs": 3}
+    system.load("plait", {"model": str(tiny_model), "skip_tokenizer_init": True, **limits})
+    moments = system.run([[5, 9, 2, 7]] * 5, [None] * 5, output_tokens=4, arrivals=0.5)
+    # One comes with every second step, and gives a token a step from then on.
+    counts = [tuple(rest) for _, *rest in moments]
+    assert counts[:6] == [(1, 1, 0), (2, 1, 0), (4, 2, 0), (6, 2, 1), (8, 3, 1), (10, 3, 2)]
+    assert counts[-1] == (20, 5, 5)
+    # Nobody has to wait for another one.
+    alone = system.run([[5, 9, 2, 7]] * 2, [None] * 2, output_tokens=2, arrivals=0.25)
+    assert tuple(alone[-1][1:]) == (4, 2, 2)
+
+
 def test_the_command_beside_a_peer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     package = tmp_path / "environment" / "vllm"
     (package / "lora").mkdir(parents=True)
@@ -130,15 +148,15 @@ def test_the_command_beside_a_peer(tmp_path: Path, capsys: pytest.CaptureFixture
     output = tmp_path / "out.jsonl"
     options = [*TINY, *MEMORY, *peer, "--json", str(output), "--ranks", "4,8", "--warmup", "0"]
     options += ["--target-modules", "q_proj,down_proj"]
-    assert main(["decode", *options, "--cells", "D:3:2,P:3:idle,T:6:2"]) == 0
+    assert main(["decode", *options, "--cells", "D:3:2,P:3:idle,S:3:1,T:6:2"]) == 0
     lines = [json.loads(line) for line in output.read_text().splitlines()]
-    names = ["D:3:2", "P:3:idle", "T:6:2"]
+    names = ["D:3:2", "P:3:idle", "S:3:1", "T:6:2"]
     assert [(line["system"], line["cell"]) for line in lines] == [
         (system, name) for system in ("plait", "vLLM") for name in names
     ]
-    assert [line["kind"] for line in lines[:3]] == ["decode", "prefill", "throughput"]
-    assert [line["decode_steps"] for line in lines] == [3, None, None] * 2
-    tokens = [3, 3 * 6, 6 * 3]
+    assert [line["kind"] for line in lines[:4]] == ["decode", "prefill", "steady", "throughput"]
+    assert [line["steps"] for line in lines] == [3, None, 4, None] * 2
+    tokens = [3, 3 * 6, 3, 6 * 3]
     for line, done in zip(lines, tokens * 2, strict=True):
         seconds = line["seconds"]
         assert len(seconds["each"]) == 2
@@ -150,8 +168,8 @@ def test_the_command_beside_a_peer(tmp_path: Path, capsys: pytest.CaptureFixture
             *("tiny", 4, 8192),
         )
         assert (line["ranks"], line["target_modules"]) == ([4, 8], ["q_proj", "down_proj"])
-    assert [line["of_plait"] for line in lines[:3]] == [None] * 3
-    for ours, other in zip(lines[:3], lines[3:], strict=True):
+    assert [line["of_plait"] for line in lines[:4]] == [None] * 4
+    for ours, other in zip(lines[:4], lines[4:], strict=True):
         ratio = other["seconds"]["median"] / ours["seconds"]["median"]
         assert other["of_plait"] == pytest.approx(ratio)
         assert "plait" in ours["versions"]
@@ -168,7 +186,7 @@ def test_the_command_beside_a_peer(tmp_path: Path, capsys: pytest.CaptureFixture
     assert all(line["path"] is None for line in told[7:13])
     printed = capsys.readouterr().out
     assert "tiny, float32, max_num_seqs 4, max_num_batched_tokens 8192" in printed
-    table = [line.split() for line in printed.splitlines()[-6:]]
+    table = [line.split() for line in printed.splitlines()[-8:]]
     assert [line[:2] for line in table] == [
         [name, system] for name in names for system in ("plait", "vLLM")
     ]

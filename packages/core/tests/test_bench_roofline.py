@@ -51,6 +51,15 @@ def test_a_step_of_64_requests(llama: ModelCosts) -> None:
     assert distinct.flops - base.flops == 64 * 83_886_080
 
 
+def test_a_steady_step(llama: ModelCosts) -> None:
+    steady, decode = (work(cell(text), llama, **LIMITS) for text in ("S:64:8", "D:64:8"))
+    # 64 tokens and half a prompt of 128, less the first token, which comes with the prompt.
+    values = llama.linears + llama.adapters[0]
+    assert steady.flops == 2 * (64 * 255 / 128 * values + 64 * llama.head)
+    # Of D 129 tokens a request.
+    assert decode.bytes - steady.bytes == 64 * 131_072 / 2
+
+
 def test_a_prefill_of_64_prompts(llama: ModelCosts) -> None:
     base = work(cell("P:64:0"), llama, **LIMITS)
     assert base.bytes == 15_009_316_864

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from plait.bench.timeline import Moment, decode_seconds, prefill_seconds, total_seconds
+from plait.bench.timeline import (
+    Moment,
+    decode_seconds,
+    prefill_seconds,
+    steady_seconds,
+    total_seconds,
+)
 from plait_kernels.errors import PlaitError
 
 # Three requests, the third one a step late; nothing came of the first step and of one later.
@@ -42,3 +48,14 @@ def test_a_request_stood_still() -> None:
     moments = [*MOMENTS[:4], Moment(9.0, 10, 3, 0), Moment(10.0, 14, 3, 3)]
     with pytest.raises(PlaitError, match=r"not all of 3 requests decoded in every step"):
         decode_seconds(moments, requests=3)
+
+
+def test_steps_while_requests_come_and_go() -> None:
+    moments = [Moment(float(i * i), 3 * i, i, max(0, i - 3)) for i in range(12)]
+    # From the fifth moment, at which one is finished, to the one at which ten have begun.
+    assert steady_seconds(moments, requests=10) == ((10.0**2 - 4.0**2) / 6, 6)
+
+
+def test_requests_that_had_to_wait() -> None:
+    with pytest.raises(PlaitError, match=r"came before the first was finished.*--llm"):
+        steady_seconds(MOMENTS, requests=3)

@@ -1,7 +1,7 @@
 """``python -m plait.bench cpu``: what plait and its peers do on the same work, in turns.
 
-``python -m plait.bench decode``, ``prefill``, ``throughput``: what the offline engine does on a
-device, beside what the device could do.
+``python -m plait.bench decode``, ``prefill``, ``steady``, ``throughput``: what the offline engine
+does on a device, beside what the device could do.
 
 ``python -m plait.bench profile``: where the time of a step of plait's goes.
 """

@@ -42,12 +42,13 @@ if TYPE_CHECKING:
 HELP: Mapping[str, str] = {
     "decode": "Measure decode steps of the offline engine.",
     "prefill": "Measure the time to the first tokens of the offline engine.",
+    "steady": "Measure steps of the offline engine while requests come and go.",
     "throughput": "Measure requests that come all at once to the offline engine.",
 }
 EPILOG = (
-    "A cell is KIND:REQUESTS:ADAPTERS. KIND: D (decode), P (prefill), T (throughput), whatever the "
-    "command; ADAPTERS: distinct ones, 0 = an engine without LoRA, idle = one with LoRA and no "
-    "request that uses it."
+    "A cell is KIND:REQUESTS:ADAPTERS. KIND: D (decode), P (prefill), S (steady), T (throughput), "
+    "whatever the command; ADAPTERS: distinct ones, 0 = an engine without LoRA, idle = one with "
+    "LoRA and no request that uses it."
 )
 _LEAST_MODEL_LEN = 1024
 _DTYPES = ("bfloat16", "float16", "float32")
@@ -62,7 +63,7 @@ def add_options(parser: argparse.ArgumentParser, command: str) -> None:
     add = parser.add_argument
     cells = DEFAULT_CELLS[command]
     add("--cells", default=cells, metavar="CELL,…", help="default: %(default)s")
-    add("--prompt-tokens", type=at_least_one, help="default: 128 of D and P, 256 of T")
+    add("--prompt-tokens", type=at_least_one, help="default: 128, of T 256")
     add("--output-tokens", type=at_least_one, help="of D: decode steps (default: 128)")
     add("--repeats", type=at_least_one, default=3, help="default: %(default)s")
     add("--warmup", type=at_least_zero, default=1, help="runs before (default: %(default)s)")

@@ -12,29 +12,33 @@ from plait_kernels.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-KINDS: Mapping[str, str] = MappingProxyType({"D": "decode", "P": "prefill", "T": "throughput"})
+KINDS: Mapping[str, str] = MappingProxyType(
+    {"D": "decode", "P": "prefill", "S": "steady", "T": "throughput"}
+)
 IDLE = "idle"
 DEFAULT_CELLS: Mapping[str, str] = MappingProxyType(
     {
         "decode": "D:1:0,D:1:1,D:32:0,D:32:1,D:32:8,D:64:0,D:64:1,D:64:8,D:64:64,"
         "D:256:0,D:256:1,D:256:8,D:256:64",
         "prefill": "P:64:0,P:64:1,P:64:8,P:64:64",
+        "steady": "S:64:0,S:64:8,S:64:64,S:128:0,S:128:8,S:128:64",
         "throughput": "T:512:0,T:512:1,T:512:8,T:512:64",
     }
 )
-_PROMPT_TOKENS: Mapping[str, int] = MappingProxyType({"D": 128, "P": 128, "T": 256})
+_PROMPT_TOKENS: Mapping[str, int] = MappingProxyType({"D": 128, "P": 128, "S": 128, "T": 256})
 _OUTPUT_TOKENS = 128
 
 
 @dataclass(frozen=True)
 class OfflineCell:
-    """Requests that come all at once.
+    """Requests that come all at once, or of a steady cell one after the other.
 
     Attributes
     ----------
     letter : str
         One of ``KINDS``.
     requests : int
+        Of a steady cell: those that run at the same time.
     adapters : int
         Distinct ones, spread over the requests in turn; 0 = every request runs the base model.
     lora : bool
@@ -61,16 +65,28 @@ class OfflineCell:
         """``"decode"``, ``"prefill"`` or ``"throughput"``."""
         return KINDS[self.letter]
 
+    @property
+    def all_requests(self) -> int:
+        """Requests of a run: of a steady cell, some to begin with and as many to measure."""
+        return 2 * self.requests + 1 if self.letter == "S" else self.requests
+
+    @property
+    def arrivals(self) -> float | None:
+        """Requests that come before each step; None: all come before the first."""
+        # A request gives a token a step, so that as many come as end.
+        return self.requests / self.output_tokens if self.letter == "S" else None
+
     def rows(self) -> list[int | None]:
         """Return the adapter of each request, counted from 0; None = the base model."""
         if not self.adapters:
-            return [None] * self.requests
-        return [row % self.adapters for row in range(self.requests)]
+            return [None] * self.all_requests
+        return [row % self.adapters for row in range(self.all_requests)]
 
     def prompts(self, seed: int, repetition: int, vocab_size: int) -> list[list[int]]:
         """Return random prompts; systems get the same ones, repetitions others."""
         draw = random.Random(f"{seed} {self.requests} {self.prompt_tokens} {repetition}")
-        return [draw.choices(range(vocab_size), k=self.prompt_tokens) for _ in range(self.requests)]
+        tokens, length = range(vocab_size), self.prompt_tokens
+        return [draw.choices(tokens, k=length) for _ in range(self.all_requests)]
 
 
 def parse_cells(
@@ -84,9 +100,9 @@ def parse_cells(
         ``KIND:REQUESTS:ADAPTERS``, separated by commas; KIND is one of ``KINDS``, ADAPTERS a
         number or ``idle``.
     prompt_tokens : int | None
-        None = 128 of D and P, 256 of T.
+        None = 128, of T 256.
     output_tokens : int | None
-        Decode steps of D, output tokens of T; None = 128.
+        Decode steps of D, output tokens of S and T; None = 128.
 
     Raises
     ------
@@ -101,7 +117,7 @@ def parse_cells(
 
 
 def check_cells(cells: Sequence[OfflineCell], *, max_num_seqs: int) -> None:
-    """Check that all requests of D and P can run at the same time.
+    """Check that all requests of D, P and S can run at the same time.
 
     Raises
     ------
@@ -109,7 +125,7 @@ def check_cells(cells: Sequence[OfflineCell], *, max_num_seqs: int) -> None:
         If not.
     """
     for cell in cells:
-        if cell.letter in "DP" and cell.requests > max_num_seqs:
+        if cell.letter in "DPS" and cell.requests > max_num_seqs:
             text = (
                 f"cell {cell.name!r} runs {cell.requests} requests at the same time, but "
                 f"--max-num-seqs is {max_num_seqs}; raise it or lower the batch"
@@ -135,7 +151,7 @@ def _cell(text: str, prompt_tokens: int | None, output_tokens: int | None) -> Of
         lora=adapters > 0 or numbers[1] == IDLE,
         prompt_tokens=prompt_tokens or _PROMPT_TOKENS[letter],
         # The first token of a request comes with its prompt.
-        output_tokens={"D": tokens + 1, "P": 1, "T": tokens}[letter],
+        output_tokens={"D": tokens + 1, "P": 1, "S": tokens, "T": tokens}[letter],
     )
 
 

@@ -6,7 +6,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from plait.bench.device_trace import DeviceTrace
-from plait.bench.timeline import Moment, decode_seconds, prefill_seconds, total_seconds
+from plait.bench.timeline import (
+    Moment,
+    decode_seconds,
+    prefill_seconds,
+    steady_seconds,
+    total_seconds,
+)
 from plait.bench.worker import Worker
 
 if TYPE_CHECKING:
@@ -18,6 +24,8 @@ if TYPE_CHECKING:
 TITLES = {"plait": "plait", "vllm": "vLLM"}
 # vLLM makes room for one of these ranks only.
 _VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+_MOST_TRACED = 64
+"""Steps of a trace of decode or steady steps."""
 
 
 @dataclass(frozen=True)
@@ -106,11 +114,11 @@ class OfflineResult:
     package : str
     versions : dict[str, str]
     seconds : list[float]
-        Of each repetition: a decode step, or all of a prefill or throughput cell.
+        Of each repetition: a decode or steady step, or all of a prefill or throughput cell.
     tokens : int
         What was done in that time: output tokens, of a prefill cell prompt tokens.
     steps : int | None
-        Decode steps that a repetition is the mean of.
+        Steps that a repetition is the mean of.
     trace : DeviceTrace | None
         Of a further repetition.
     """
@@ -195,7 +203,7 @@ def _measure_cell(
         prompts = cell.prompts(repeats.seed, repetition, vocab_size)
         paths = [None if row is None else adapters.paths[row] for row in cell.rows()]
         asked = {"prompts": prompts, "adapters": paths, "output_tokens": cell.output_tokens}
-        return worker.call(method, **asked, **more).result
+        return worker.call(method, **asked, arrivals=cell.arrivals, **more).result
 
     seconds, steps, trace = [], None, None
     for repetition in range(-repeats.warm_up, repeats.measured):
@@ -205,20 +213,32 @@ def _measure_cell(
             seconds.append(taken)
     if setting.traces is not None:
         file = setting.traces / f"{cell.name.replace(':', '-')}.json"
-        decode_only = cell.letter == "D"
-        looked_at = call("trace", repeats.measured, file=str(file), decode_only=decode_only)
+        looked_at = call("trace", repeats.measured, file=str(file), **_traced(cell))
         trace = DeviceTrace.read(file, looked_at)
     done = {
         "D": cell.requests,
         "P": cell.requests * cell.prompt_tokens,
+        "S": cell.requests,
         "T": cell.requests * cell.output_tokens,
     }
     return OfflineResult(cell, setting.package, versions, seconds, done[cell.letter], steps, trace)
 
 
+def _traced(cell: OfflineCell) -> dict[str, int | None]:
+    """Return which steps of a cell are traced."""
+    if cell.letter == "D":
+        most = min(cell.output_tokens - 1, _MOST_TRACED)
+        return {"begun": cell.requests, "ended": 0, "most": most}
+    if cell.letter == "S":
+        return {"begun": 0, "ended": 1, "most": min(cell.output_tokens, _MOST_TRACED)}
+    return {"begun": 0, "ended": 0, "most": None}
+
+
 def _seconds(cell: OfflineCell, moments: Sequence[Moment]) -> tuple[float, int | None]:
     if cell.letter == "D":
         return decode_seconds(moments, cell.requests)
+    if cell.letter == "S":
+        return steady_seconds(moments, cell.all_requests)
     if cell.letter == "P":
         return prefill_seconds(moments, cell.requests), None
     return total_seconds(moments), None

@@ -83,7 +83,7 @@ class Report:
             "lora": cell.lora,
             "system": TITLES[result.package],
             "seconds": {**asdict(spread), "each": result.seconds},
-            "decode_steps": result.steps,
+            "steps": result.steps,
             "tokens_per_second": result.tokens / spread.median,
             "roofline": {**asdict(least), "seconds": floor},
             "of_roofline": spread.median / floor,

@@ -8,6 +8,8 @@ tokens, and each sum over the distinct adapters of a step:
 cell       bytes                                   FLOPs
 ========== ======================================= ============================================
 decode     s · (W + Σ A) + b · K · (t + o/2)       2 · Σ over rows (W + A)
+steady     as decode                               2 · Σ over rows ((t+o−1) / o ·
+                                                   (linears + A) + head)
 prefill    s · (p · W + Σ A)                       2 · Σ over rows (t · (linears + A) + head)
 throughput s · q · (W + Σ A) + b · K · (o−1)       2 · Σ over rows ((t+o−1) · (linears + A)
            · (t + o/2)                             + o · head)
@@ -50,7 +52,7 @@ class DeviceRates:
 
 @dataclass(frozen=True)
 class Work:
-    """What a cell cannot do without; of decode, a step of it.
+    """What a cell cannot do without; of decode and steady cells, a step of it.
 
     Attributes
     ----------
@@ -113,12 +115,15 @@ def work(
     distinct = costs.adapters[: cell.adapters]
     if cell.adapters > at_once:
         distinct = tuple(sorted(distinct)[:at_once])
-    of_rows = sum(costs.adapters[row] for row in cell.rows() if row is not None)
+    of_rows = sum(costs.adapters[row] for row in cell.rows()[:b] if row is not None)
     linears = b * costs.linears + of_rows
     context = b * costs.kv_token * (t + o / 2)
-    if cell.letter == "D":
+    if cell.letter in "DS":
+        # Of a steady cell o steps run the prompt, too.
+        tokens = 1 if cell.letter == "D" else (t + o - 1) / o
         return Work(
-            costs.value_bytes * (weights + sum(distinct) + context), 2 * (linears + b * costs.head)
+            costs.value_bytes * (weights + sum(distinct) + context),
+            2 * (tokens * linears + b * costs.head),
         )
     if cell.letter == "P":
         steps = -(-b * t // max_num_batched_tokens)

@@ -68,6 +68,28 @@ def prefill_seconds(moments: Sequence[Moment], requests: int) -> float:
     return next(moment.seconds for moment in moments if moment.begun == requests)
 
 
+def steady_seconds(moments: Sequence[Moment], requests: int) -> tuple[float, int]:
+    """Return the mean time of a step while as many requests come as end, and the number of steps.
+
+    From the first moment at which a request is finished to that at which the last of all
+    ``requests`` has a token.
+
+    Raises
+    ------
+    PlaitError
+        If that was no time.
+    """
+    first = next((i for i, moment in enumerate(moments) if moment.ended), len(moments))
+    last = next((i for i, moment in enumerate(moments) if moment.begun == requests), 0)
+    if last <= first:
+        text = (
+            "the last request came before the first was finished: requests waited for memory; "
+            "raise that for KV blocks or adapters (--llm, --peer-llm), or lower the batch"
+        )
+        raise PlaitError(text)
+    return (moments[last].seconds - moments[first].seconds) / (last - first), last - first
+
+
 def total_seconds(moments: Sequence[Moment]) -> float:
     """Return the time until every request is finished."""
     return moments[-1].seconds

@@ -6,6 +6,7 @@ import gc
 import importlib
 from contextlib import suppress
 from importlib import metadata
+from itertools import islice
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
 Moment: TypeAlias = tuple[float, int, int, int]
 """After a step: seconds since just before the first request was added, output tokens so far,
 requests that have one, requests that are finished."""
-
-_MOST_TRACED = 64
-"""Decode steps of a trace."""
 
 
 class System:
@@ -44,54 +42,71 @@ class System:
             self._engine.add_lora(handle)
 
     def run(
-        self, prompts: list[list[int]], adapters: list[str | None], output_tokens: int
-    ) -> list[Moment]:
-        """Continue all prompts greedily at the same time; return the moment after each step."""
-        return list(self._steps(prompts, adapters, output_tokens))
-
-    def trace(
         self,
         prompts: list[list[int]],
         adapters: list[str | None],
         output_tokens: int,
-        file: str,
-        decode_only: bool,
-    ) -> int:
+        arrivals: float | None = None,
+    ) -> list[Moment]:
+        """Continue prompts greedily.
+
+        Parameters
+        ----------
+        prompts : list[list[int]]
+        adapters : list[str | None]
+            Directories, beside them.
+        output_tokens : int
+            Of each.
+        arrivals : float | None
+            How many of them come before each step; None: all come before the first.
+
+        Returns
+        -------
+        list[Moment]
+            After each step.
+        """
+        return list(self._steps(prompts, adapters, output_tokens, arrivals))
+
+    def trace(self, file: str, begun: int, ended: int, most: int | None, **asked: Any) -> int:
         """Do as ``run`` does while torch's profiler looks at the device.
 
         Parameters
         ----------
-        prompts, adapters, output_tokens
-            As of ``run``.
         file : str
             Gets what was seen, in Chrome's format.
-        decode_only : bool
-            Look at some steps only, in which all prompts are continued.
+        begun, ended : int
+            It looks from when so many requests have a token, and so many are finished.
+        most : int | None
+            Steps that it looks at; None: all that are left.
+        **asked
+            As of ``run``.
 
         Returns
         -------
         int
             Steps that were looked at.
         """
-        steps = self._steps(prompts, adapters, output_tokens)
-        begun = 0
-        while decode_only and begun < len(prompts):
-            _, _, begun, _ = next(steps)
+        steps = self._steps(**asked)
+        now_begun = now_ended = 0
+        while now_begun < begun or now_ended < ended:
+            _, _, now_begun, now_ended = next(steps)
         looked_at = 0
         activity = torch.profiler.ProfilerActivity
         looked_for = activity.CUDA if torch.cuda.is_available() else activity.CPU
         with torch.profiler.profile(activities=[looked_for]) as profiler:
-            for _, _, _, ended in steps:
+            for _ in islice(steps, most):
                 looked_at += 1
-                if decode_only and (ended or looked_at == _MOST_TRACED):
-                    break
         profiler.export_chrome_trace(file)
         for _ in steps:
             pass
         return looked_at
 
     def _steps(
-        self, prompts: list[list[int]], adapters: list[str | None], output_tokens: int
+        self,
+        prompts: list[list[int]],
+        adapters: list[str | None],
+        output_tokens: int,
+        arrivals: float | None = None,
     ) -> Iterator[Moment]:
         params = self._params(**greedy(output_tokens), output_kind=self._delta)
         requests = list(zip(prompts, self._handles.of(adapters), strict=True))
@@ -99,10 +114,14 @@ class System:
         tokens = ended = 0
         gc.collect()
         started = perf_counter()
-        for number, (prompt, handle) in enumerate(requests):
-            asked = {"prompt_token_ids": prompt}
-            self._engine.add_request(str(number), asked, params, lora_request=handle)
-        while self._engine.has_unfinished_requests():
+        added = step = 0
+        while added < len(requests) or self._engine.has_unfinished_requests():
+            come = len(requests) if arrivals is None else 1 + int(step * arrivals)
+            for prompt, handle in requests[added:come]:
+                asked = {"prompt_token_ids": prompt}
+                self._engine.add_request(str(added), asked, params, lora_request=handle)
+                added += 1
+            step += 1
             outputs = self._engine.step()
             seconds = perf_counter() - started
             for output in outputs:
