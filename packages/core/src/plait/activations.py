@@ -9,11 +9,15 @@ import torch
 
 from plait_kernels.attention_types import AttentionBatch
 from plait_kernels.config import BUCKETS
+from plait_kernels.errors import OutOfMemoryError
 from plait_kernels.transfer import upload
 from plait_models.model import StepInputs
 
 if TYPE_CHECKING:
     from plait_models.model import Model
+
+_SAMPLING_COPIES = 4
+"""Tensors as large as the logits that sampling has beside them."""
 
 
 @torch.inference_mode()
@@ -30,18 +34,39 @@ def activation_bytes(model: Model, max_tokens: int, max_rows: int) -> int:
     Returns
     -------
     int
+
+    Raises
+    ------
+    OutOfMemoryError
+        If the step does not fit beside what is on the device.
     """
     device = model.info.device
     torch.cuda.synchronize(device)
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
+    try:
+        _run(model, max_tokens, max_rows)
+    except torch.OutOfMemoryError as error:
+        free, total = torch.cuda.mem_get_info(device)
+        text = (
+            f"a step of {max_tokens} tokens and {max_rows} rows does not fit on the device: "
+            f"{free:,} of its {total:,} bytes are free beside the weights "
+            f"({model.info.weight_bytes:,} bytes) and what other programs hold; lower "
+            "max_num_batched_tokens or max_num_seqs"
+        )
+        raise OutOfMemoryError(text) from error
+    torch.cuda.synchronize(device)
+    return int(torch.cuda.max_memory_allocated(device)) - before
+
+
+def _run(model: Model, max_tokens: int, max_rows: int) -> None:
     inputs = one_prompt(model, max_tokens)
     hidden = model.forward(inputs)
     logits = model.logits(hidden[:max_rows], None, frozenset(), inputs.bucket)
-    # Sampling with a mask of the same size.
-    logits.softmax(dim=-1)
-    torch.cuda.synchronize(device)
-    return int(torch.cuda.max_memory_allocated(device)) - before
+    del hidden
+    # As much again each: rows with penalties, their scratch words, candidates of top-k and top-p,
+    # raw logits kept for logprobs.
+    _ = [torch.empty_like(logits) for _ in range(_SAMPLING_COPIES)]
 
 
 def one_prompt(model: Model, tokens: int) -> StepInputs:

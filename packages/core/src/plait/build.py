@@ -75,7 +75,6 @@ def build_core(
     config = plait_models.read_config(args.model, args.load_format)
     max_model_len = _max_model_len(args, config)
     model, table = _load_model(args, device, config.vocab_size, wrap_table)
-    memory = _plan_memory(args, model, table, max_model_len)
     max_num_seqs = min(args.max_num_seqs, args.max_num_batched_tokens)
     rows = Rows(
         max_num_seqs=max_num_seqs,
@@ -83,6 +82,8 @@ def build_core(
         block_size=args.block_size,
         device=device,
     )
+    # Of what is left when rows and weights are there.
+    memory = _plan_memory(args, model, table, max_model_len)
     library, adapter_device = _adapters(args, model, memory, max_num_seqs)
     store = library.store if library else AdapterStore(0, 0)
     scheduler = Scheduler(
