@@ -287,6 +287,7 @@ def plan_ahead() -> Callable[[LLM], LLM]:
             runner.kv,
             runner.adapters,
             sizes=decode_sizes(max_rows) + mixed_sizes(max_rows, max_tokens),
+            site_sets=(frozenset(), frozenset({"qkv", "o", "gate_up", "down"})),
             capture=False,
         )
         core.steps_ahead = 1

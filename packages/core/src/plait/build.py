@@ -104,9 +104,10 @@ def build_core(
         kv,
         adapter_device,
         sizes=_step_sizes(args, table),
+        site_sets=_site_sets(args),
         capture=not args.enforce_eager and _tell_what_is_not_captured(table),
     )
-    padded_steps.warm_up(_site_sets(args))
+    padded_steps.warm_up()
     runner = Runner(model, rows, sampler, kv, adapter_device, padded_steps)
     return EngineCore(scheduler, runner, library, info, steps_ahead=1)
 

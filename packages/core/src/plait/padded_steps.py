@@ -39,6 +39,10 @@ class PaddedSteps:
     A graph is kept for every (size, site set). It serves any adapters, ranks and mixes; only when
     the tables of the adapters had to move or outgrew their bounds is it captured again.
 
+    Decode steps run the graph of their own site set, whose capture the first such step waits for.
+    Other steps run that of the smallest of ``site_sets`` that holds theirs: what launches of groups
+    without an adapter take is little beside a prompt, and there are fewer graphs.
+
     Parameters
     ----------
     model : Model
@@ -48,6 +52,8 @@ class PaddedSteps:
         None: no LoRA.
     sizes : Sequence[StepSize]
         Those of a kind ascending.
+    site_sets : Sequence[SiteSet]
+        Those that most steps have.
     capture : bool
         False: compute every step anew, with the same kernels on the same padded inputs.
 
@@ -65,6 +71,7 @@ class PaddedSteps:
         adapters: AdapterDevice | None,
         *,
         sizes: Sequence[StepSize],
+        site_sets: Sequence[SiteSet],
         capture: bool,
     ) -> None:
         self._model = model
@@ -77,6 +84,7 @@ class PaddedSteps:
         shape = (max(size.rows for size in sizes), model.info.vocab_size)
         with torch.inference_mode(mode=False):
             self._logits = torch.empty(shape, dtype=torch.float32, device=rows.device)
+        self._site_sets = sorted(site_sets, key=len)
         self._capture_steps = capture
         self._graphs: dict[tuple[StepSize, SiteSet], _Captured] = {}
         self._pool = torch.cuda.graph_pool_handle() if capture else None
@@ -114,13 +122,19 @@ class PaddedSteps:
         return captured.outputs.of(plan)
 
     @torch.inference_mode()
-    def warm_up(self, site_sets: Collection[SiteSet]) -> None:
-        """Capture every size with each of ``site_sets``, so that no request waits for it."""
+    def warm_up(self, more: Collection[SiteSet] = ()) -> None:
+        """Capture every size with each of ``site_sets``, so that no request waits for it.
+
+        Parameters
+        ----------
+        more : Collection[SiteSet]
+            Further site sets of decode steps.
+        """
         if not self._capture_steps:
             return
         # Largest first: the smaller ones fit into its memory.
         for size in sorted(self._buffers, key=lambda size: size.tokens, reverse=True):
-            for site_set in site_sets:
+            for site_set in (*self._site_sets, *(more if size.is_decode else ())):
                 if (size, site_set) not in self._graphs:
                     self._capture(self._buffers[size], site_set)
 
@@ -130,6 +144,9 @@ class PaddedSteps:
             buffers.fill(layout)
             return frozenset()
         site_set = self._adapters.site_groups(self._rows.slot[plan.row])
+        if not buffers.size.is_decode:
+            holding = (known for known in self._site_sets if site_set <= known)
+            site_set = next(holding, site_set)
         buffers.fill(layout, site_set, self._adapters.arena.slot_tiles)
         return site_set
 
