@@ -47,7 +47,8 @@ def make(tiny_model: Path) -> Callable[..., LLM]:
             "num_gpu_blocks_override": 512,
             "lora_memory_bytes": 16 << 20,
             "max_num_seqs": 32,
-            "max_num_batched_tokens": 256,
+            # More than steps are padded to: some are computed as they come.
+            "max_num_batched_tokens": 1024,
         }
         return LLM(model=str(tiny_model), **(options | keywords))
 

@@ -41,7 +41,8 @@ def test_work_list(slots: list[int], weighted: bool) -> None:
         assert values.dtype == torch.int32
     assert batch.token_weight.dtype == torch.float32
     assert batch.order.shape == (len(slots),)
-    assert batch.segment_start.numel() == batch.segment_slot.numel() + 1
+    assert batch.segment_slot.numel() == count
+    assert batch.segment_start.numel() == count + 1
 
 
 def test_shares_no_memory_with_its_arguments() -> None:

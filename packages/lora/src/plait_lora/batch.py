@@ -43,7 +43,7 @@ class TokenGroups:
         token_slot: npt.NDArray[np.int32],
         token_weight: npt.NDArray[np.float32] | None = None,
         *,
-        capacity: int,
+        capacity: int | None = None,
         slot_tiles: npt.NDArray[np.int32] | None = None,
     ) -> TokenGroups:
         """Group tokens by the slot of their mix.
@@ -54,8 +54,8 @@ class TokenGroups:
             -1 = base model only.
         token_weight : ndarray, float32 [tokens] | None
             Scale of the whole mix for each token; None means 1.
-        capacity : int
-            Segments that there is room for; at least the number of different slots.
+        capacity : int | None
+            Segments that there is room for; at least the number of different slots. None: as many.
         slot_tiles : ndarray, int32 [slots] | None
             Tiles of each slot. Slots with more come first, so that a kernel that takes segments in
             their order begins with the longest. None: in the order of the slots.
@@ -78,6 +78,7 @@ class TokenGroups:
         slots = slots[bases:]
         starts = np.flatnonzero(np.diff(slots, prepend=-1))
         count = len(starts)
+        capacity = count if capacity is None else capacity
         order = np.zeros(tokens, np.int32)
         order[: tokens - bases] = ranked[bases:]
         segment_slot = np.zeros(capacity, np.int32)
@@ -114,11 +115,10 @@ def build_batch(
     Returns
     -------
     LoraBatch
-        On the table's device, sharing no memory with the arguments. It has room for as many
-        segments as there are tokens, or slots where they are fewer; entries past the end are 0.
+        On the table's device, sharing no memory with the arguments. Its lists end with the last
+        segment: a launch has programs for all that a list has room for.
     """
-    capacity = min(len(token_slot), table.tile_start.shape[0])
-    groups = TokenGroups.of(token_slot, token_weight, capacity=capacity)
+    groups = TokenGroups.of(token_slot, token_weight)
     device = table.arena.device
     return LoraBatch(
         table=table,
