@@ -10,13 +10,15 @@ import torch
 
 from plait_kernels.config import BUCKETS, OpConfig
 from plait_kernels.ops.lora import ReferenceLora, inputs
-from plait_triton.lora import TritonLora, make
+from plait_triton.lora import TritonLora
+from plait_triton.lora_parameters import LoraParameters, ShrinkParameters, token_class
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def implementation(bucket: str) -> TritonLora:
-    return make(OpConfig.of("lora", dtype="float32", bucket=bucket, max_tokens=512, group="qkv"))
+def implementation(bucket: str, parameters: LoraParameters | None = None) -> TritonLora:
+    config = OpConfig.of("lora", dtype="float32", bucket=bucket, max_tokens=512, group="qkv")
+    return TritonLora(config, parameters)
 
 
 def assert_agrees(kernel: TritonLora, **arguments: Any) -> None:
@@ -58,14 +60,27 @@ def test_more_sites_than_a_launch_takes(bucket: str) -> None:
     assert_agrees(implementation(bucket), tokens=5, out_features=(24, 40, 16, 8))
 
 
-@pytest.mark.parametrize("is_decode", [True, False])
-def test_a_token_alone_without_tensor_cores(
-    monkeypatch: pytest.MonkeyPatch, *, is_decode: bool
-) -> None:
+class WithoutTensorCores(LoraParameters):
+    """Multiplies work items of one token in the other way."""
+
+    def shrink(self, **facts: int) -> ShrinkParameters:
+        return replace(super().shrink(**facts), one=True)
+
+
+@pytest.mark.parametrize("bucket", BUCKETS)
+def test_a_token_alone_without_tensor_cores(bucket: str) -> None:
     """The other way of multiplying one token gives the same."""
-    kernel = implementation(BUCKETS[0] if is_decode else BUCKETS[1])
-    choose = kernel.shrink_parameters
-    monkeypatch.setattr(
-        kernel, "shrink_parameters", lambda **facts: replace(choose(**facts), one=True)
-    )
+    kernel = implementation(bucket, WithoutTensorCores(bucket == "decode"))
     assert_agrees(kernel, token_slot=(1, -1, 0, 0), slots=2, in_features=700)
+
+
+@pytest.mark.parametrize("bucket", BUCKETS)
+def test_numbers_of_tokens_of_a_class_are_cut_alike(bucket: str) -> None:
+    """What is kept of a launch may be taken for all of them."""
+    parameters = LoraParameters(bucket == "decode")
+    facts = {"sites": 3, "in_features": 4096, "itemsize": 2}
+    of_class: dict[int, set[ShrinkParameters]] = {}
+    for tokens in range(1, 3000):
+        chosen = parameters.shrink(tokens=tokens, **facts)
+        of_class.setdefault(token_class(tokens), set()).add(chosen)
+    assert {len(chosen) for chosen in of_class.values()} == {1}

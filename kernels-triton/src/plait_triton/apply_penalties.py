@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 
 from plait_triton.language import launch_options, let_next_start, wait_for_inputs
+from plait_triton.sizes import ceil_div
 
 if TYPE_CHECKING:
     from plait_kernels.config import OpConfig
@@ -132,7 +133,7 @@ class ApplyPenalties:
         """Apply the penalties to ``logits`` [rows, vocab], in place."""
         token_ids, length = batch.token_ids, batch.length
         rows, vocab = logits.shape
-        grid = (rows, triton.cdiv(token_ids.shape[1], _BLOCK))
+        grid = (rows, ceil_div(token_ids.shape[1], _BLOCK))
         if not rows or not grid[1]:
             return
         words = torch.empty((rows, vocab), dtype=torch.int32, device=logits.device)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-import triton
 
 from plait_triton.attention_decode import decode_kernel
 from plait_triton.attention_plan import AttentionPlan, Planner
@@ -18,6 +17,7 @@ from plait_triton.attention_tiles import (
     static_arguments,
 )
 from plait_triton.language import launch_options
+from plait_triton.sizes import power_of_two
 
 if TYPE_CHECKING:
     from plait_kernels.attention_types import AttentionBatch
@@ -47,17 +47,17 @@ class Attention:
         prefill = prefill or prefill_tiles(config)
         static = static_arguments(config)
         group, head_dim = static["GROUP"], static["HEAD_DIM"]
-        columns = triton.next_power_of_2(group * head_dim)
+        columns = power_of_two(group * head_dim)
         self._decode = {
             **static,
-            "HEADS": max(16, triton.next_power_of_2(group)),
+            "HEADS": max(16, power_of_two(group)),
             "KEYS": decode.keys,
             "COMBINED": max(1, _COMBINED_ELEMENTS // columns),
             "COLUMNS": columns,
             "num_warps": decode.warps,
             "num_stages": decode.stages,
         }
-        rows = max(prefill.rows, triton.next_power_of_2(group))
+        rows = max(prefill.rows, power_of_two(group))
         self._prefill = {
             **static,
             "ROWS": rows,

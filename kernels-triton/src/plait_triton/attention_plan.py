@@ -16,6 +16,7 @@ import triton
 import triton.language as tl
 
 from plait_triton.language import bound, launch_options, let_next_start, wait_for_inputs
+from plait_triton.sizes import ceil_div, power_of_two
 
 if TYPE_CHECKING:
     from plait_kernels.attention_types import AttentionBatch
@@ -81,10 +82,10 @@ class Planner:
         rows, width = table.shape
         device = table.device
         # Parts are all of one length, such that no more than ``shares`` of them are full.
-        shares = triton.cdiv(self.decode.programs, self.kv_heads)
-        longest = triton.cdiv(width * self.block_size, self.decode.keys * self.decode.least)
+        shares = ceil_div(self.decode.programs, self.kv_heads)
+        longest = ceil_div(width * self.block_size, self.decode.keys * self.decode.least)
         parts = min(rows + shares, rows * longest)
-        blocks = rows * triton.cdiv(batch.max_query, self.queries) if batch.max_query > 1 else 0
+        blocks = rows * ceil_div(batch.max_query, self.queries) if batch.max_query > 1 else 0
         split = parts if longest > 1 else 0
         numbers = partial(torch.empty, dtype=torch.int32, device=device)
         values = partial(torch.empty, dtype=torch.float32, device=device)
@@ -106,12 +107,12 @@ class Planner:
                 rows,
                 shares,
                 KV_HEADS=self.kv_heads,
-                HEADS_BLOCK=triton.next_power_of_2(self.kv_heads),
+                HEADS_BLOCK=power_of_two(self.kv_heads),
                 KEYS=self.decode.keys,
                 LEAST=self.decode.least,
                 QUERIES=self.queries,
                 WINDOW=self.window,
-                ROWS=min(128, triton.next_power_of_2(rows)),
+                ROWS=min(128, power_of_two(rows)),
                 **launch_options(device),
             )
         return plan

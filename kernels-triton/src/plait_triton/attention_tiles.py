@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import triton
 import triton.language as tl
 
+from plait_triton.sizes import power_of_two
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -92,7 +94,7 @@ def static_arguments(config: OpConfig) -> Mapping[str, Any]:
 
 
 def _head_block(config: OpConfig) -> int:
-    return max(16, int(triton.next_power_of_2(_whole(config, "head_dim"))))
+    return max(16, power_of_two(_whole(config, "head_dim")))
 
 
 def _whole(config: OpConfig, name: str) -> int:

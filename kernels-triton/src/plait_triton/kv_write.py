@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 
 from plait_triton.language import launch_options, let_next_start, wait_for_inputs
+from plait_triton.sizes import ceil_div, power_of_two
 
 if TYPE_CHECKING:
     import torch
@@ -55,8 +56,8 @@ class KVWrite:
         if not tokens:
             return
         columns = kv_heads * head_dim
-        block = min(_BLOCK, triton.next_power_of_2(columns))
-        kv_write_kernel[tokens, triton.cdiv(columns, block)](
+        block = min(_BLOCK, power_of_two(columns))
+        kv_write_kernel[tokens, ceil_div(columns, block)](
             k,
             v,
             kv,

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 import torch
-import triton
+
+from plait_triton.sizes import power_of_two
 
 MAX_ROWS: Final = 64
 """The most rows for which any kernel here is faster than cuBLAS."""
@@ -88,12 +89,12 @@ def choose(rows: int, out_features: int, in_features: int, dtype: torch.dtype) -
 
 
 def _vector(in_features: int, dtype: torch.dtype) -> VectorBlocks:
-    return VectorBlocks(4, min(4096 // dtype.itemsize, triton.next_power_of_2(in_features)))
+    return VectorBlocks(4, min(4096 // dtype.itemsize, power_of_two(in_features)))
 
 
 def _matrix(rows: int, out_features: int, in_features: int) -> MatrixBlocks | None:
-    block_rows = max(16, triton.next_power_of_2(rows))
-    widest = max(16, triton.next_power_of_2(in_features))
+    block_rows = max(16, power_of_two(rows))
+    widest = max(16, power_of_two(in_features))
     if rows > 32:
         if out_features < _MANY_OUTPUTS:
             return None

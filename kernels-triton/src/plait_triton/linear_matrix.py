@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 
 from plait_triton.language import dot, let_next_start, wait_for_inputs
+from plait_triton.sizes import ceil_div
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -138,7 +139,7 @@ def multiply(
     target = y
     if splits > 1:
         target = torch.empty((splits, rows, out_features), dtype=torch.float32, device=x.device)
-    linear_matrix_kernel[(triton.cdiv(out_features, blocks.block_out), splits)](
+    linear_matrix_kernel[(ceil_div(out_features, blocks.block_out), splits)](
         x,
         matrix,
         bias if splits == 1 else None,
@@ -157,7 +158,7 @@ def multiply(
     )
     if splits > 1:
         size = rows * out_features
-        add_parts_kernel[(triton.cdiv(size, _SUM_BLOCK),)](
+        add_parts_kernel[(ceil_div(size, _SUM_BLOCK),)](
             target, bias, y, out_features, size, SPLITS=splits, BLOCK=_SUM_BLOCK, **options
         )
     return y

@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 
 from plait_triton.language import let_next_start, wait_for_inputs
+from plait_triton.sizes import ceil_div
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -81,7 +82,7 @@ def multiply(
     """Return ``x · weightᵀ + bias``, [1, out_features]; x is [1, in_features]."""
     out_features, in_features = weight.weight.shape
     y = torch.empty((1, out_features), dtype=x.dtype, device=x.device)
-    linear_vector_kernel[(triton.cdiv(out_features, blocks.block_out),)](
+    linear_vector_kernel[(ceil_div(out_features, blocks.block_out),)](
         x,
         weight.weight,
         weight.bias,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import triton
+from plait_triton.sizes import ceil_div, power_of_two
 
 FEW_TOKENS = 8
 """Decoding up to so many tokens, the rank rows of each site are multiplied by other programs."""
@@ -89,39 +89,57 @@ class ExpandParameters:
     stages: int
 
 
-def shrink_parameters(
-    *, is_decode: bool, tokens: int, sites: int, in_features: int, itemsize: int
-) -> ShrinkParameters:
-    """Choose how shrink of ``tokens`` tokens is cut; ``itemsize`` is that of the products."""
-    if is_decode:
-        # Every weight is read once: many programs, long reads.
-        chosen = ShrinkParameters(16, sites, 16, 256, 64, 128, PROGRAMS, 16, False, 4, 3)
-        if tokens > FEW_TOKENS:
-            rows = max(16, triton.next_power_of_2(16 * sites))
-            columns = 128 if rows > 32 else 256
-            pieces = 16 if tokens <= SOME_TOKENS else 8
-            chosen = replace(chosen, chunks=1, rows=rows, columns=columns, pieces=pieces)
-    else:
-        # x is read once for all sites.
-        rows = max(16, triton.next_power_of_2(16 * sites))
-        pieces = 16 if tokens <= MANY_TOKENS else 2
-        chosen = ShrinkParameters(64, 1, rows, 64, 64, 64, PROGRAMS, pieces, False, 4, 4)
-    if itemsize > 2:
-        chosen = replace(chosen, columns=chosen.columns // 2, many_columns=chosen.many_columns // 2)
-    # No program is left without columns where there are few.
-    return replace(chosen, pieces=min(chosen.pieces, triton.cdiv(in_features, chosen.columns)))
+def token_class(tokens: int) -> int:
+    """Return a number that is the same for all numbers of tokens that are cut alike."""
+    return (tokens > FEW_TOKENS) + (tokens > SOME_TOKENS) + (tokens > MANY_TOKENS)
 
 
-def expand_parameters(
-    *, is_decode: bool, out_features: int, max_tiles: int, itemsize: int
-) -> ExpandParameters:
-    """Choose how expand is cut; ``out_features`` and ``max_tiles`` are the most of a site."""
-    if is_decode:
-        programs = PROGRAMS if max_tiles <= FEW_TILES else MANY_PROGRAMS
-        chosen = ExpandParameters(16, 4, 256, programs, 1, 16, 16, 4, 1)
-    else:
-        chosen = ExpandParameters(32, 32, 128, 1 << 30, 4, 16, 16, 4, 1)
-    if itemsize > 2:
-        chosen = replace(chosen, columns=chosen.columns // 2)
-    most = max(16, triton.next_power_of_2(out_features))
-    return replace(chosen, columns=min(chosen.columns, most))
+@dataclass(frozen=True)
+class LoraParameters:
+    """Chooses how launches are cut.
+
+    Attributes
+    ----------
+    is_decode : bool
+        Whether every row runs one token.
+    """
+
+    is_decode: bool
+
+    def shrink(
+        self, *, tokens: int, sites: int, in_features: int, itemsize: int
+    ) -> ShrinkParameters:
+        """Choose for shrink of ``tokens`` tokens, of which only the ``token_class`` matters.
+
+        ``itemsize`` is that of the operands of the products.
+        """
+        if self.is_decode:
+            # Every weight is read once: many programs, long reads.
+            chosen = ShrinkParameters(16, sites, 16, 256, 64, 128, PROGRAMS, 16, False, 4, 3)
+            if tokens > FEW_TOKENS:
+                rows = max(16, power_of_two(16 * sites))
+                columns = 128 if rows > 32 else 256
+                pieces = 16 if tokens <= SOME_TOKENS else 8
+                chosen = replace(chosen, chunks=1, rows=rows, columns=columns, pieces=pieces)
+        else:
+            # x is read once for all sites.
+            rows = max(16, power_of_two(16 * sites))
+            pieces = 16 if tokens <= MANY_TOKENS else 2
+            chosen = ShrinkParameters(64, 1, rows, 64, 64, 64, PROGRAMS, pieces, False, 4, 4)
+        if itemsize > 2:
+            columns, many = chosen.columns // 2, chosen.many_columns // 2
+            chosen = replace(chosen, columns=columns, many_columns=many)
+        # No program is left without columns where there are few.
+        return replace(chosen, pieces=min(chosen.pieces, ceil_div(in_features, chosen.columns)))
+
+    def expand(self, *, out_features: int, max_tiles: int, itemsize: int) -> ExpandParameters:
+        """Choose for expand; ``out_features`` and ``max_tiles`` are the most of a site."""
+        if self.is_decode:
+            programs = PROGRAMS if max_tiles <= FEW_TILES else MANY_PROGRAMS
+            chosen = ExpandParameters(16, 4, 256, programs, 1, 16, 16, 4, 1)
+        else:
+            chosen = ExpandParameters(32, 32, 128, 1 << 30, 4, 16, 16, 4, 1)
+        if itemsize > 2:
+            chosen = replace(chosen, columns=chosen.columns // 2)
+        most = max(16, power_of_two(out_features))
+        return replace(chosen, columns=min(chosen.columns, most))

@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 
 from plait_triton.language import let_next_start, wait_for_inputs
+from plait_triton.sizes import power_of_two
 
 if TYPE_CHECKING:
     from plait_kernels.config import OpConfig
@@ -41,7 +42,7 @@ class NormParameters:
     def of(cls, config: OpConfig) -> NormParameters:
         """Choose them for one config."""
         hidden = int(config.get("hidden") or 0)
-        block = triton.next_power_of_2(hidden)
+        block = power_of_two(hidden)
         warps = min(max(block // (32 * _ELEMENTS_PER_THREAD), 1), _MAX_WARPS)
         return cls(hidden, block, warps)
 

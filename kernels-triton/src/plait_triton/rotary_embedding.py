@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 
 from plait_triton.language import launch_options, let_next_start, wait_for_inputs
+from plait_triton.sizes import ceil_div, power_of_two
 
 if TYPE_CHECKING:
     import torch
@@ -79,10 +80,10 @@ class RotaryEmbedding:
         if not tokens:
             return
         kv_heads, half = k.shape[1], cos_sin.shape[1] // 2
-        half_block = triton.next_power_of_2(half)
-        most_heads = triton.next_power_of_2(max(heads, kv_heads))
+        half_block = power_of_two(half)
+        most_heads = power_of_two(max(heads, kv_heads))
         head_block = min(max(1, _ELEMENTS // half_block), most_heads)
-        blocks = triton.cdiv(heads, head_block) + triton.cdiv(kv_heads, head_block)
+        blocks = ceil_div(heads, head_block) + ceil_div(kv_heads, head_block)
         rotary_embedding_kernel[tokens, blocks](
             positions,
             q,

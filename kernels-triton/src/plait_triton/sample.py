@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-import triton
 
 from plait_triton.language import launch_options
 from plait_triton.sample_draw import draw_kernel, weigh_kernel
 from plait_triton.sample_rows import extremes_kernel, greedy_kernel
 from plait_triton.sample_select import gather_kernel, measure_kernel, narrow_kernel
+from plait_triton.sizes import power_of_two
 
 if TYPE_CHECKING:
     from plait_kernels.config import OpConfig
@@ -55,7 +55,7 @@ class SampleParameters:
     def of(cls, config: OpConfig) -> SampleParameters:
         """Choose them for one config."""
         vocab = int(config.get("vocab") or 0)
-        chunk = min(triton.next_power_of_2(vocab), cls.chunk)
+        chunk = min(power_of_two(vocab), cls.chunk)
         # A level for some tens of logits: more would be more than there are distinct ones.
         bins = min(max(chunk // 32, 4), cls.bins)
         return cls(vocab, chunk=chunk, bins=bins, tile=min(chunk, cls.tile))
@@ -71,7 +71,7 @@ class Sample:
 
     def __init__(self, parameters: SampleParameters) -> None:
         vocab, chunks = parameters.vocab, parameters.chunks
-        power = triton.next_power_of_2(chunks)
+        power = power_of_two(chunks)
         self._vocab = vocab
         self._chunks = chunks
         self._bins = parameters.bins

@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 
 from plait_triton.language import launch_options, let_next_start, wait_for_inputs
+from plait_triton.sizes import ceil_div
 
 if TYPE_CHECKING:
     from plait_kernels.config import OpConfig
@@ -37,7 +38,7 @@ class SiluAndMul:
         tokens, features = x.shape[0], x.shape[1] // 2
         y = torch.empty((tokens, features), dtype=x.dtype, device=x.device)
         if tokens:
-            grid = (tokens, triton.cdiv(features, _BLOCK))
+            grid = (tokens, ceil_div(features, _BLOCK))
             options = launch_options(x.device)
             silu_and_mul_kernel[grid](x, y, x.stride(0), features, BLOCK=_BLOCK, **options)
         return y

@@ -1,0 +1,235 @@
+"""The launches of ``lora`` for up to three sites of one input.
+
+What the host works out for a launch depends on few facts, most of which are the same from layer to
+layer and from step to step: it is worked out once and kept, as it takes longer than the launch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import gcd
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import torch
+import triton.language as tl
+
+from plait_triton.language import launch_options
+from plait_triton.lora_expand import expand_kernel
+from plait_triton.lora_parameters import token_class
+from plait_triton.lora_shrink import gather_kernel, shrink_kernel
+from plait_triton.sizes import ceil_div
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from plait_kernels.lora_types import LoraBatch, LoraTable
+    from plait_kernels.sites import LoraSite
+    from plait_triton.lora_parameters import ExpandParameters, LoraParameters, ShrinkParameters
+
+MAX_SITES: Final = 3
+"""Sites that one launch takes."""
+
+_DTYPES: Final[Mapping[torch.dtype, Any]] = {
+    torch.float32: tl.float32,
+    torch.bfloat16: tl.bfloat16,
+    torch.float16: tl.float16,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class ShrinkCut:
+    """How shrink is cut.
+
+    Attributes
+    ----------
+    facts : tuple
+        What it was chosen for.
+    chosen : ShrinkParameters
+    pieces : int
+        The most of a work item.
+    constants : Mapping[str, Any]
+        Keywords of the launch.
+    """
+
+    facts: tuple[object, ...]
+    chosen: ShrinkParameters
+    pieces: int
+    constants: Mapping[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class ExpandCut:
+    """How expand is cut.
+
+    Attributes
+    ----------
+    chosen : ExpandParameters
+    blocks : int
+        The most programs of a work item.
+    constants : Mapping[str, Any]
+        Keywords of the launch.
+    """
+
+    chosen: ExpandParameters
+    blocks: int
+    constants: Mapping[str, Any]
+
+
+class Products(NamedTuple):
+    """What shrink of one launch leaves: h, float32 [pieces, tokens, width], and how it was cut."""
+
+    h: torch.Tensor
+    cut: ShrinkCut
+
+
+class GroupLaunch:
+    """Launches shrink and expand.
+
+    Parameters
+    ----------
+    sites : tuple[LoraSite, ...]
+        1 to ``MAX_SITES``.
+    parameters : LoraParameters
+    """
+
+    def __init__(self, sites: tuple[LoraSite, ...], parameters: LoraParameters) -> None:
+        self._parameters = parameters
+        self._sites = len(sites)
+        self._in_features = sites[0].in_features
+        self._out_features = tuple(site.out_features for site in sites)
+        self._is_embed = sites[0].group == "embed"
+        absent = (0,) * (MAX_SITES - len(sites))
+        # Columns of the tables; 0 where there is no site.
+        self._index = tuple(site.index for site in sites) + absent
+        out = self._out_features + absent
+        offset = tuple(site.out_offset for site in sites) + absent
+        self._shape = {"SITES": self._sites, "IN": self._in_features}
+        self._outputs = {"ALIGNED": gcd(16, *out, *offset), "EMBED": self._is_embed}
+        for i in range(MAX_SITES):
+            self._outputs |= {f"OUT{i}": out[i], f"OFFSET{i}": offset[i]}
+        self._shrink_cuts: dict[tuple[object, ...], ShrinkCut] = {}
+        self._expand_cuts: dict[tuple[object, ...], ExpandCut] = {}
+
+    def products(self, x: torch.Tensor, table: LoraTable) -> Products:
+        """Choose how shrink is cut, and make room for what it gives."""
+        tokens = x.shape[0]
+        facts = (token_class(tokens), x.dtype, table.dtype, table.tile_rows)
+        cut = self._shrink_cuts.get(facts)
+        if cut is None:
+            cut = self._shrink_cuts[facts] = self._cut_shrink(x, table, facts)
+        # A multiple of 16, so that rows are aligned and one variant is compiled.
+        width = -(-max(1, self._sites * table.max_tiles * table.tile_rows) // 16) * 16
+        h = torch.empty((cut.pieces, tokens, width), dtype=torch.float32, device=x.device)
+        return Products(h, cut)
+
+    def shrink(self, x: torch.Tensor, products: Products, batch: LoraBatch) -> None:
+        """Launch shrink, or for ``embed`` the gather that takes its place."""
+        table, (h, cut) = batch.table, products
+        pieces, tokens, width = h.shape
+        segments = batch.segment_slot.shape[0]
+        items = tokens // cut.chosen.tokens + segments
+        tables = (
+            table.arena, table.tile_start, table.tile_count, table.tile_start.stride(0),
+            table.tile_count.stride(0), table.tile_offset, table.tile_rank, batch.order,
+            batch.segment_slot, batch.segment_start, batch.num_segments, segments, *self._index,
+        )  # fmt: skip
+        if self._is_embed:
+            gather_kernel[(items,)](x, h, width, *tables, **cut.constants)
+            return
+        programs = max(items, min(cut.chosen.programs, items * pieces))
+        shrink_kernel[(programs, cut.chosen.chunks)](
+            x, x.stride(0), h, width, tokens, *tables, **cut.constants
+        )
+
+    def expand(
+        self, x: torch.Tensor, products: Products, batch: LoraBatch, y: torch.Tensor
+    ) -> None:
+        """Launch expand."""
+        table, (h, of_shrink) = batch.table, products
+        _, tokens, width = h.shape
+        facts = (of_shrink.facts, y.dtype, table.max_tiles, table.max_dense > 0)
+        cut = self._expand_cuts.get(facts)
+        if cut is None:
+            cut = self._expand_cuts[facts] = self._cut_expand(y, table, of_shrink)
+        segments = batch.segment_slot.shape[0]
+        items = tokens // cut.chosen.tokens + segments
+        # However many of the items there are: what they share, and a part of each site more.
+        programs = min(items * cut.blocks, cut.chosen.programs + items * self._sites)
+        expand_kernel[(programs,)](
+            y, y.stride(0), x, x.stride(0), h, width, tokens, table.arena,
+            table.tile_start, table.tile_count, table.tile_start.stride(0),
+            table.tile_count.stride(0), table.tile_offset, table.tile_rank, table.tile_scale,
+            table.dense_start, table.dense_count, table.dense_start.stride(0),
+            table.dense_count.stride(0), table.dense_kind, table.dense_offset, table.dense_index,
+            table.dense_weight, batch.token_weight, batch.order, batch.segment_slot,
+            batch.segment_start, batch.num_segments, segments, cut.chosen.programs, *self._index,
+            **cut.constants,
+        )  # fmt: skip
+
+    def _cut_shrink(
+        self, x: torch.Tensor, table: LoraTable, facts: tuple[object, ...]
+    ) -> ShrinkCut:
+        is_same = x.dtype == table.dtype
+        compute = _DTYPES[x.dtype] if is_same and not self._is_embed else tl.float32
+        chosen = self._parameters.shrink(
+            tokens=x.shape[0],
+            sites=self._sites,
+            in_features=self._in_features,
+            itemsize=compute.primitive_bitwidth // 8,
+        )
+        constants: dict[str, Any] = {
+            **self._shape,
+            "TILE": table.tile_rows,
+            "WEIGHT": _DTYPES[table.dtype],
+            "TOKENS": chosen.tokens,
+            "ROWS": chosen.rows,
+            **launch_options(x.device),
+        }
+        if self._is_embed:
+            return ShrinkCut(facts, chosen, 1, constants)
+        constants |= {
+            "COMPUTE": compute,
+            "COLUMNS": chosen.columns,
+            "MANY_ROWS": chosen.many_rows,
+            "MANY_COLUMNS": chosen.many_columns,
+            "STEPS": ceil_div(self._in_features, chosen.columns),
+            "PROGRAMS": chosen.programs,
+            "PIECES": chosen.pieces,
+            "CHUNKS": chosen.chunks,
+            "ONE": chosen.one,
+            "num_warps": chosen.warps,
+            "num_stages": chosen.stages,
+        }
+        return ShrinkCut(facts, chosen, chosen.pieces, constants)
+
+    def _cut_expand(self, y: torch.Tensor, table: LoraTable, of_shrink: ShrinkCut) -> ExpandCut:
+        compute = tl.float32 if torch.float32 in (y.dtype, table.dtype) else _DTYPES[table.dtype]
+        chosen = self._parameters.expand(
+            out_features=max(self._out_features),
+            max_tiles=table.max_tiles,
+            itemsize=compute.primitive_bitwidth // 8,
+        )
+        columns = chosen.columns * chosen.blocks
+        constants = {
+            **self._shape,
+            **self._outputs,
+            "DENSE": table.max_dense > 0,
+            "TILE": table.tile_rows,
+            "WEIGHT": _DTYPES[table.dtype],
+            "COMPUTE": compute,
+            "SHRINK_TOKENS": of_shrink.chosen.tokens,
+            "SHRINK_STEPS": ceil_div(self._in_features, of_shrink.chosen.columns),
+            "SHRINK_PROGRAMS": of_shrink.chosen.programs,
+            "PIECES": of_shrink.pieces,
+            "TOKENS": chosen.tokens,
+            "FEW_TOKENS": chosen.few_tokens,
+            "ROWS": chosen.rows,
+            "MANY_ROWS": chosen.many_rows,
+            "COLUMNS": chosen.columns,
+            "BLOCKS": chosen.blocks,
+            "num_warps": chosen.warps,
+            "num_stages": chosen.stages,
+            **launch_options(y.device),
+        }
+        blocks = sum(ceil_div(out, columns) for out in self._out_features)
+        return ExpandCut(chosen, blocks, constants)
