@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from plait_kernels.config import BUCKETS, Scalar
@@ -25,21 +26,30 @@ def case(
     block_size: int = 4,
     scale: float | None = 0.3,
     further_tokens: int = 0,
+    loose_bounds: bool = False,
     has_reference: bool = True,
     **variant: Scalar,
 ) -> Case:
     """Make a case; a step with a row of several queries occurs in bucket prefill only."""
     shape = {"heads": heads, "kv_heads": kv_heads, "head_dim": head_dim, "block_size": block_size}
-    inputs = {**shape, "rows": rows, "further_tokens": further_tokens}
+    inputs = {**shape, "rows": rows, "further_tokens": further_tokens, "loose_bounds": loose_bounds}
     buckets = BUCKETS if all(queries <= 1 for queries, _ in rows) else BUCKETS[1:]
     params = {**shape, "scale": scale, **variant}
     return Case(name, params, inputs, 128, buckets, has_reference=has_reference)
 
 
-def make(seed: int, *, further_tokens: int, **arguments: Any) -> Any:
-    """Make the arguments; ``further_tokens`` follow those of the last row."""
+def make(seed: int, *, further_tokens: int, loose_bounds: bool, **arguments: Any) -> Any:
+    """Make the arguments; ``further_tokens`` follow those of the last row.
+
+    With ``loose_bounds`` the batch says that a row may have as many queries as there are tokens,
+    and as many keys as its blocks hold, as a step does that is padded.
+    """
     made: Any = load_op("attention").inputs(seed, **arguments)
     q, kv, batch = made
+    if loose_bounds:
+        longest = batch.block_table.shape[1] * arguments["block_size"]
+        most = q.shape[0] + further_tokens
+        batch = dataclasses.replace(batch, max_query=most, max_kv=longest)
     if further_tokens:
         padded = q.new_full((q.shape[0] + further_tokens, *q.shape[1:]), 0.5)
         padded[: q.shape[0]] = q
@@ -76,6 +86,7 @@ CASES = OpCases(
         case("long_prompt", ((70, 70), (33, 101)), heads=3, kv_heads=1, block_size=16),
         case("mixed", MIXED),
         case("mixed_and_further_tokens", MIXED, further_tokens=2),
+        case("mixed_and_loose_bounds", MIXED, further_tokens=50, loose_bounds=True),
         case("usual_scale", MIXED, scale=None),
         case("one_head", MIXED, heads=1, kv_heads=1, head_dim=24),
         case("no_sharing", MIXED, heads=3, kv_heads=3),
