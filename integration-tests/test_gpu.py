@@ -16,6 +16,8 @@ import pytest
 import torch
 
 from plait import LLM, LoRARequest, SamplingParams
+from plait.bench.device_trace import DeviceTrace
+from plait.bench.workers.engine_system import System
 from plait.padded_steps import PaddedSteps
 from plait.step_outputs import StepOutputs
 from plait.step_sizes import StepSize
@@ -208,6 +210,19 @@ def test_a_step_is_started_without_waiting_for_the_device(
     outputs = llm.generate(prompts, params, lora_request=handles, use_tqdm=False)
     assert len(outputs) == len(params)
     assert len(started) > 20
+
+
+def test_a_trace_sees_the_kernels_of_captured_steps(tiny_model: Path, tmp_path: Path) -> None:
+    system = System()
+    limits = {"max_model_len": 64, "max_num_seqs": 4, "dtype": "bfloat16"}
+    system.load("plait", {"model": str(tiny_model), "skip_tokenizer_init": True, **limits})
+    file, asked = tmp_path / "trace.json", {"prompts": [[5, 9, 2]] * 4, "adapters": [None] * 4}
+    steps = system.trace(str(file), begun=4, ended=0, most=20, **asked, output_tokens=40)
+    trace = DeviceTrace.read(file, steps)
+    calls = {kernel.name: kernel.calls for kernel in trace.kernels}
+    # One of each of the two layers in each step; the first step may have been under way.
+    assert 2 * (steps - 1) <= calls["decode_kernel"] <= 2 * (steps + 1)
+    assert 0 < trace.idle_seconds < trace.seconds
 
 
 def warm_up(llm: LLM, adapters: list[LoRARequest | None]) -> None:
