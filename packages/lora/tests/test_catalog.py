@@ -170,6 +170,35 @@ def test_a_full_tier_of_held_adapters_makes_wait_without_reading(
     assert key not in catalog.resident()
 
 
+def test_reads_under_way_count(tmp_path: Path, write_adapter: Write, make_catalog: Make) -> None:
+    catalog = make_catalog(max_cpu_loras=3)
+    handles = [
+        LoRARequest(str(i), i + 1, str(write_adapter(tmp_path / str(i), seed=i))) for i in range(4)
+    ]
+    # Also where nothing is in memory yet.
+    assert [catalog.may_read(handles[0], n) for n in range(4)] == [True, True, True, False]
+    keys = [catalog.resolve(handle) for handle in handles[:2]]
+    assert keys[0] is not None
+    catalog.hold(keys[0])
+    # One place is free, and one adapter may be evicted.
+    assert [catalog.may_read(handles[3], n) for n in range(3)] == [True, True, False]
+    assert catalog.may_read(handles[1], 2), "an adapter that is in memory needs no room"
+    assert make_catalog().may_read(handles[0], 1000)
+
+
+def test_what_was_read_may_have_changed_since(
+    tmp_path: Path, write_adapter: Write, make_catalog: Make
+) -> None:
+    catalog, path = make_catalog(), write_adapter(tmp_path / "a")
+    read = catalog.read(LoRARequest("a", 1, str(path)))
+    assert catalog.is_current(read)
+    os.utime(path / "adapter_config.json")
+    assert not catalog.is_current(read)
+    (path / "adapter_config.json").unlink()
+    with pytest.raises(AdapterError, match="has no adapter_config"):
+        catalog.is_current(read)
+
+
 def test_pinned_adapters_stay(tmp_path: Path, write_adapter: Write, make_catalog: Make) -> None:
     one, two, three = (write_adapter(tmp_path / str(i), seed=i) for i in range(3))
     catalog = make_catalog(max_cpu_loras=2)

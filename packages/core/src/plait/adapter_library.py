@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from plait.adapter_reads import AdapterReads
 from plait_kernels.errors import AdapterError
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ class AdapterLibrary:
     def __init__(self, catalog: AdapterCatalog, store: AdapterStore) -> None:
         self.catalog = catalog
         self.store = store
+        self._reads = AdapterReads(catalog.read)
         self._held: dict[str, AdapterKey] = {}
         self._pinned: dict[int, AdapterKey] = {}
         self._leaving: set[AdapterKey] = set()
@@ -34,17 +36,20 @@ class AdapterLibrary:
     def acquire(self, request_id: str, handle: LoRARequest) -> Mix | None:
         """Resolve a handle and keep its host copy until ``release(request_id)``.
 
+        Files that are new or have changed are read in a thread; nobody waits for it here.
+
         Returns
         -------
         Mix | None
-            None: host memory for adapters is full of adapters in use; try again later.
+            None: its files are being read, or host memory for adapters is full of adapters in use;
+            try again later.
 
         Raises
         ------
         AdapterError
             If the adapter cannot be honoured exactly.
         """
-        key = self._resolve(handle)
+        key = self._resolve_beside(request_id, handle)
         if key is None:
             return None
         self.catalog.hold(key)
@@ -52,10 +57,15 @@ class AdapterLibrary:
         return ((key, 1.0),)
 
     def release(self, request_id: str) -> None:
-        """Let go of what ``acquire`` kept; nothing happens if it kept nothing."""
+        """Let go of what ``acquire`` kept or reads; nothing happens if it kept nothing."""
+        self._reads.drop(request_id)
         key = self._held.pop(request_id, None)
         if key is not None:
             self.catalog.drop(key)
+
+    def wait(self, seconds: float) -> None:
+        """Wait until a read is done, if one is under way, but no longer than ``seconds``."""
+        self._reads.wait(seconds)
 
     def add(self, handle: LoRARequest) -> bool:
         """Read an adapter into host memory under its id.
@@ -65,13 +75,30 @@ class AdapterLibrary:
         AdapterError
             If it cannot be honoured, or host memory is full of adapters in use.
         """
-        if self._resolve(handle) is None:
-            text = (
-                f"adapter {handle.lora_name!r} cannot be added: all max_cpu_loras adapters in host "
-                "memory are in use; try again later or raise max_cpu_loras"
-            )
-            raise AdapterError(text)
+        before = self.catalog.key_of(handle.lora_int_id)
+        key = self.catalog.resolve(handle)
+        if key is None:
+            raise _no_room(handle)
+        self._note(handle, before, key)
         return True
+
+    def begin_add(self, handle: LoRARequest) -> bool:
+        """Do as ``add`` while a thread reads the files; return whether it is done.
+
+        Until it is, call it again.
+
+        Raises
+        ------
+        AdapterError
+            As ``add`` says.
+        """
+        # No request has this name: theirs are not empty, and have no such character.
+        name = f"\0{handle!r}"
+        if self._resolve_beside(name, handle) is not None:
+            return True
+        if name not in self._reads:
+            raise _no_room(handle)
+        return False
 
     def remove(self, lora_int_id: int) -> bool:
         """Forget an id; return whether it was known.
@@ -120,20 +147,42 @@ class AdapterLibrary:
             if self.store.forget(key):
                 self._leaving.discard(key)
 
-    def _resolve(self, handle: LoRARequest) -> AdapterKey | None:
+    def _resolve_beside(self, name: str, handle: LoRARequest) -> AdapterKey | None:
+        """Return the key of a handle's adapter; None while its files are read, or wait for room."""
         before = self.catalog.key_of(handle.lora_int_id)
-        key = self.catalog.resolve(handle)
-        if key is None:
-            return None
+        key = self.catalog.lookup(handle)
+        if key is not None:
+            self._reads.drop(name)
+        elif name in self._reads:
+            read = self._reads.take(name)
+            if read is None:
+                return None
+            # Files that changed after they were read, and before now, are read again.
+            key = self.catalog.admit(read) if self.catalog.is_current(read) else None
+        if key is not None:
+            self._note(handle, before, key)
+        elif self.catalog.may_read(handle, len(self._reads)):
+            self._reads.start(name, handle)
+        return key
+
+    def _note(self, handle: LoRARequest, before: AdapterKey | None, key: AdapterKey) -> None:
+        """Tell the store of an adapter, and of the one that its id named before."""
         self.store.register(key, self.catalog.get(key).layout.runs)
         if before is not None and before != key:
             self._leaving.add(before)
             if handle.lora_int_id in self._pinned:
                 self._unpin(handle.lora_int_id)
                 self.pin(handle.lora_int_id)
-        return key
 
     def _unpin(self, lora_int_id: int) -> None:
         key = self._pinned.pop(lora_int_id, None)
         if key is not None and key not in self._pinned.values():
             self.store.unpin(key)
+
+
+def _no_room(handle: LoRARequest) -> AdapterError:
+    text = (
+        f"adapter {handle.lora_name!r} cannot be added: all max_cpu_loras adapters in host "
+        "memory are in use; try again later or raise max_cpu_loras"
+    )
+    return AdapterError(text)

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     News: TypeAlias = RequestOutput | BaseException
 
 
+_READING_SECONDS = 0.002
+"""How often it is asked whether an adapter has been read."""
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -129,8 +132,13 @@ class AsyncLLMEngine:
                 self._news[name].put_nowait(asyncio.CancelledError(f"{name!r} was aborted"))
 
     async def add_lora(self, lora_request: LoRARequest) -> bool:
-        """Read an adapter before its first request; see ``LLMEngine.add_lora``."""
-        return await self._call(self.engine.add_lora, lora_request)
+        """Read an adapter before its first request, while steps go on.
+
+        Errors are those of ``LLMEngine.add_lora``.
+        """
+        while not await self._call(self.engine.begin_add_lora, lora_request):
+            await asyncio.sleep(_READING_SECONDS)
+        return True
 
     async def remove_lora(self, lora_id: int) -> bool:
         """Forget an adapter's id; return whether it was known."""

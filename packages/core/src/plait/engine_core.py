@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from plait.scheduler import Scheduler
 
 
+_IDLE_SECONDS = 0.002
+"""How long a step waits that finds nothing to run, for adapters that are being read."""
+
+
 @dataclass(frozen=True)
 class CoreInfo:
     """What the front needs to know of the core.
@@ -100,6 +104,9 @@ class EngineCore:
             self._started.clear()
             self.scheduler.roll_back()
             raise
+        if self.adapters is not None and not (plan.num_tokens or self._outputs):
+            # Whoever steps as long as there is work need not do so without a pause.
+            self.adapters.wait(_IDLE_SECONDS)
         outputs, self._outputs = self._outputs, []
         self._let_go(outputs)
         return outputs
@@ -129,14 +136,21 @@ class EngineCore:
             self._outputs += self.scheduler.commit(plan, result)
 
     def _resolve(self) -> None:
+        # Of two requests that name one id or one path, the younger sees what the older one found.
+        unresolved: set[int | str] = set()
         for request in self.scheduler.resolving():
-            assert request.message.lora is not None
+            handle = request.message.lora
+            assert handle is not None
+            names: set[int | str] = {handle.lora_int_id, handle.lora_path}
             try:
-                mix = self.library().acquire(request.id, request.message.lora)
+                wait = not names.isdisjoint(unresolved)
+                mix = None if wait else self.library().acquire(request.id, handle)
             except PlaitError as error:
                 self.scheduler.fail(request, error)
                 continue
-            if mix is not None:
+            if mix is None:
+                unresolved |= names
+            else:
                 self.scheduler.resolved(request, mix)
 
     def _let_go(self, outputs: Sequence[CoreOutput]) -> None:

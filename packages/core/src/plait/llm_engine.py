@@ -210,6 +210,21 @@ class LLMEngine:
         """
         return self.core.library().add(lora_request)
 
+    def begin_add_lora(self, lora_request: LoRARequest) -> bool:
+        """Do as ``add_lora`` while a thread reads the files, so that steps can go on.
+
+        Returns
+        -------
+        bool
+            Whether it is done; until then, call it again.
+
+        Raises
+        ------
+        AdapterError
+            If it cannot be honoured exactly.
+        """
+        return self.core.library().begin_add(lora_request)
+
     def remove_lora(self, lora_id: int) -> bool:
         """Forget an adapter's id; return whether it was known."""
         return self.core.library().remove(lora_id)

@@ -138,15 +138,7 @@ class AdapterCatalog:
         key = self.lookup(request)
         if key is not None:
             return key
-        known = self._handles.get(request.adapter_id)
-        # Content that an id in memory names is read even without room: it is most likely the
-        # same, and if it is not, this is the time to say so. But who waits must not ask a hub at
-        # every step.
-        asks_hub = self._directory(request) is None
-        in_memory = known is not None and known.key in self._tier
-        if (asks_hub or not in_memory) and not self._has_room(request):
-            return None
-        return self.admit(self.read(request))
+        return self.admit(self.read(request)) if self.may_read(request) else None
 
     def lookup(self, request: LoRARequest) -> AdapterKey | None:
         """Return the key if the files are as an adapter in host memory was read; read nothing."""
@@ -161,12 +153,46 @@ class AdapterCatalog:
                 return handle.key
         return None
 
+    def may_read(self, request: LoRARequest, under_way: int = 0) -> bool:
+        """Say whether a handle's files are worth reading now; if not, wait.
+
+        Content that an id in memory names is read even without room: it is most likely the same,
+        and if it is not, this is the time to say so. But who waits for room must not ask a hub at
+        every step.
+
+        Parameters
+        ----------
+        request : LoRARequest
+        under_way : int
+            Adapters that are being read and not admitted yet.
+
+        Raises
+        ------
+        AdapterError
+            If pins fill host memory.
+        """
+        known = self._handles.get(request.adapter_id)
+        asks_hub = self._directory(request) is None
+        in_memory = known is not None and known.key in self._tier
+        return (in_memory and not asks_hub) or self._has_room(request, 1 + under_way)
+
     def read(self, request: LoRARequest) -> ReadAdapter:
         """Read and check a handle's files. Changes nothing; may run in any thread."""
         where, again = _where(request), request.load_inplace
         directory = self._locations.find(request.path, where, again=again)
         read = self._reader.read(replace(request, lora_path=directory), where)
         return replace(read, request=request)
+
+    def is_current(self, read: ReadAdapter) -> bool:
+        """Look at the files again and say whether they are those that were read.
+
+        Raises
+        ------
+        AdapterError
+            If they are not there any more.
+        """
+        directory = os.path.dirname(read.stat.weights.path)
+        return stat_adapter(directory, _where(read.request)) == read.stat
 
     def admit(self, read: ReadAdapter) -> AdapterKey | None:
         """Take in what ``read`` returned; answers and errors are those of ``resolve``."""
@@ -267,12 +293,12 @@ class AdapterCatalog:
     def _kept(self, replaced: int | None = None) -> set[AdapterKey]:
         return self._handles.pinned_keys(besides=replaced) | self._in_memory
 
-    def _has_room(self, request: LoRARequest) -> bool:
+    def _has_room(self, request: LoRARequest, more: int = 1) -> bool:
         kept = self._kept(request.adapter_id)
-        if self._tier.has_room(kept):
+        if self._tier.has_room(kept, more):
             return True
         resident = set(self._tier.keys())
-        if resident <= kept:
+        if resident <= kept and not self._tier.has_room(kept):
             msg = (
                 f"{_where(request)}: host memory holds {len(resident)} adapters, all of them "
                 "pinned or handed over in memory, and max_cpu_loras is "

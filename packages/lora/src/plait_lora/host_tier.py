@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from plait_kernels.errors import AdapterError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from collections.abc import Set as AbstractSet
 
     from plait_lora.adapter import Adapter
@@ -69,17 +71,18 @@ class HostTier:
         if not self._holds[key]:
             del self._holds[key]
 
-    def has_room(self, keep: AbstractSet[AdapterKey]) -> bool:
-        """Whether one more adapter fits, perhaps for one that is neither held nor in ``keep``."""
-        if self.capacity is None or len(self._adapters) < self.capacity:
+    def has_room(self, keep: AbstractSet[AdapterKey], more: int = 1) -> bool:
+        """Whether ``more`` adapters fit, perhaps for some that are neither held nor in ``keep``."""
+        if self.capacity is None:
             return True
-        return self._victim(keep) is not None
+        free = self.capacity - len(self._adapters)
+        return sum(1 for _ in islice(self._victims(keep), max(0, more - free))) + free >= more
 
     def put(self, adapter: Adapter, keep: AbstractSet[AdapterKey]) -> None:
         """Add an adapter, evicting another where ``has_room`` counted on it."""
         assert adapter.key not in self._adapters
         while self.capacity is not None and len(self._adapters) >= self.capacity:
-            victim = self._victim(keep)
+            victim = next(self._victims(keep), None)
             assert victim is not None, "has_room is asked first"
             del self._adapters[victim]
         self._adapters[adapter.key] = adapter
@@ -89,6 +92,5 @@ class HostTier:
         assert not self.is_held(key)
         self._adapters.pop(key, None)
 
-    def _victim(self, keep: AbstractSet[AdapterKey]) -> AdapterKey | None:
-        free = (key for key in self._adapters if key not in self._holds and key not in keep)
-        return next(free, None)
+    def _victims(self, keep: AbstractSet[AdapterKey]) -> Iterator[AdapterKey]:
+        return (key for key in self._adapters if key not in self._holds and key not in keep)
