@@ -99,7 +99,10 @@ def build_adapter(
     for each in weights:
         for role, tensor in (("A", each.a), ("B", each.b)):
             if id(tensor) not in converted:
-                converted[id(tensor)] = _convert(tensor, role, each, form.dtype, where)
+                # Of B the transpose lies in one piece, as in a tile: loading is then plain copying.
+                rows = tensor if role == "A" else tensor.T
+                same = _convert(rows, role, each, form.dtype, where)
+                converted[id(tensor)] = same if role == "A" else same.T
         modules[each.site.index] = ModuleWeights(
             a=converted[id(each.a)], b=converted[id(each.b)], scale=each.scale
         )
