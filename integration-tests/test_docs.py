@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from plait import LLM
 from plait.demo.model import adapter_path
 
 ROOT = Path(__file__).parents[1]
@@ -112,6 +113,15 @@ def test_the_readme_runs(model_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert [answer.startswith("SELECT") for answer in answers] == [False, True]
     assert answers[1] in capsys.readouterr().out
     assert namespace["plait_kernel_backend"]().name == "acme"
+
+
+def test_what_is_said_of_a_gpu_runs(model_path: Path) -> None:
+    """Also on a CPU: the same program runs on both."""
+    page = DOCS / "how-to" / "run-on-a-gpu.md"
+    (code,) = (block.text for block in blocks(page) if block.language == "python")
+    namespace: dict[str, Any] = {"__name__": "page"}
+    exec(code.replace("path/to/model", str(model_path)), namespace)
+    assert isinstance(namespace["llm"], LLM)
 
 
 def test_pages_name_sessions_that_there_are() -> None:
