@@ -228,6 +228,18 @@ def test_adapters_are_added_while_an_asynchronous_engine_runs(
         slow.may_end.set()
         assert await adding
         assert await engine.list_loras() == {1}
+        slow.may_end.clear()
+        copied = shutil.copytree(handle.lora_path, tmp_path / "copied")
+        given_up = asyncio.ensure_future(engine.add_lora(LoRARequest("c", 3, str(copied))))
+        for _ in range(1000):
+            await engine.list_loras()
+        assert slow.under_way == 1
+        given_up.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await given_up
+        await engine.list_loras()
+        assert slow.under_way == 0
+        slow.may_end.set()
         missing = LoRARequest("b", 2, str(tmp_path / "missing"))
         with pytest.raises(AdapterError, match="there is no directory"):
             await engine.add_lora(missing)

@@ -8,6 +8,8 @@ from plait.adapter_reads import AdapterReads
 from plait_kernels.errors import AdapterError
 
 if TYPE_CHECKING:
+    from collections.abc import Hashable
+
     from plait_lora.catalog import AdapterCatalog
     from plait_lora.identity import AdapterKey, Mix
     from plait_lora.request import LoRARequest
@@ -92,13 +94,15 @@ class AdapterLibrary:
         AdapterError
             As ``add`` says.
         """
-        # No request has this name: theirs are not empty, and have no such character.
-        name = f"\0{handle!r}"
-        if self._resolve_beside(name, handle) is not None:
+        if self._resolve_beside(handle, handle) is not None:
             return True
-        if name not in self._reads:
+        if handle not in self._reads:
             raise _no_room(handle)
         return False
+
+    def cancel_add(self, handle: LoRARequest) -> None:
+        """Give up what ``begin_add`` began."""
+        self._reads.drop(handle)
 
     def remove(self, lora_int_id: int) -> bool:
         """Forget an id; return whether it was known.
@@ -147,14 +151,14 @@ class AdapterLibrary:
             if self.store.forget(key):
                 self._leaving.discard(key)
 
-    def _resolve_beside(self, name: str, handle: LoRARequest) -> AdapterKey | None:
+    def _resolve_beside(self, waiting: Hashable, handle: LoRARequest) -> AdapterKey | None:
         """Return the key of a handle's adapter; None while its files are read, or wait for room."""
         before = self.catalog.key_of(handle.lora_int_id)
         key = self.catalog.lookup(handle)
         if key is not None:
-            self._reads.drop(name)
-        elif name in self._reads:
-            read = self._reads.take(name)
+            self._reads.drop(waiting)
+        elif waiting in self._reads:
+            read = self._reads.take(waiting)
             if read is None:
                 return None
             # Files that changed after they were read, and before now, are read again.
@@ -162,7 +166,7 @@ class AdapterLibrary:
         if key is not None:
             self._note(handle, before, key)
         elif self.catalog.may_read(handle, len(self._reads)):
-            self._reads.start(name, handle)
+            self._reads.start(waiting, handle)
         return key
 
     def _note(self, handle: LoRARequest, before: AdapterKey | None, key: AdapterKey) -> None:

@@ -6,7 +6,7 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Hashable
     from concurrent.futures import Future
 
     from plait_lora.reader import ReadAdapter
@@ -17,7 +17,7 @@ _THREADS = 4
 
 
 class AdapterReads:
-    """Reads in threads of their own, each under the name of who waits for it.
+    """Reads in threads of their own, each known by who waits for it.
 
     Its methods are for one thread.
 
@@ -30,23 +30,23 @@ class AdapterReads:
     def __init__(self, read: Callable[[LoRARequest], ReadAdapter]) -> None:
         self._read = read
         self._threads: ThreadPoolExecutor | None = None
-        self._under_way: dict[str, Future[ReadAdapter]] = {}
+        self._under_way: dict[Hashable, Future[ReadAdapter]] = {}
 
     def __len__(self) -> int:
         return len(self._under_way)
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._under_way
+    def __contains__(self, waiting: Hashable) -> bool:
+        return waiting in self._under_way
 
-    def start(self, name: str, handle: LoRARequest) -> None:
+    def start(self, waiting: Hashable, handle: LoRARequest) -> None:
         """Begin to read the files of a handle."""
-        assert name not in self._under_way, "who waits for a read starts no other"
+        assert waiting not in self._under_way, "who waits for a read starts no other"
         if self._threads is None:
             # Not before: most engines never read an adapter.
             self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="plait-adapters")
-        self._under_way[name] = self._threads.submit(self._read, handle)
+        self._under_way[waiting] = self._threads.submit(self._read, handle)
 
-    def take(self, name: str) -> ReadAdapter | None:
+    def take(self, waiting: Hashable) -> ReadAdapter | None:
         """Return what a read gave, once; None while it is under way.
 
         Raises
@@ -54,13 +54,13 @@ class AdapterReads:
         AdapterError
             That of the read.
         """
-        if not self._under_way[name].done():
+        if not self._under_way[waiting].done():
             return None
-        return self._under_way.pop(name).result()
+        return self._under_way.pop(waiting).result()
 
-    def drop(self, name: str) -> None:
+    def drop(self, waiting: Hashable) -> None:
         """Forget a read, if there is one; one that has not begun never will."""
-        read = self._under_way.pop(name, None)
+        read = self._under_way.pop(waiting, None)
         if read is not None:
             read.cancel()
 

@@ -136,8 +136,14 @@ class AsyncLLMEngine:
 
         Errors are those of ``LLMEngine.add_lora``.
         """
-        while not await self._call(self.engine.begin_add_lora, lora_request):
-            await asyncio.sleep(_READING_SECONDS)
+        added = False
+        try:
+            while not (added := await self._call(self.engine.begin_add_lora, lora_request)):
+                await asyncio.sleep(_READING_SECONDS)
+        finally:
+            if not added and self._broken is None:
+                # Not waited for: this task may have been cancelled.
+                self._thread.submit(self.engine.cancel_add_lora, lora_request)
         return True
 
     async def remove_lora(self, lora_id: int) -> bool:

@@ -225,6 +225,10 @@ class LLMEngine:
         """
         return self.core.library().begin_add(lora_request)
 
+    def cancel_add_lora(self, lora_request: LoRARequest) -> None:
+        """Give up what ``begin_add_lora`` began."""
+        self.core.library().cancel_add(lora_request)
+
     def remove_lora(self, lora_id: int) -> bool:
         """Forget an adapter's id; return whether it was known."""
         return self.core.library().remove(lora_id)
