@@ -133,6 +133,25 @@ def test_a_smaller_step_leaves_nothing_of_a_larger_one(rows: Rows) -> None:
     assert inputs.slot_mapping[1:].tolist() == [-1] * 3
 
 
+@pytest.mark.parametrize("is_decode", [True, False])
+def test_a_step_of_no_tokens_writes_nothing(
+    rows: Rows, table: LoraTable, *, is_decode: bool
+) -> None:
+    buffers = StepBuffers(StepSize(5, 5, is_decode=is_decode), rows, table)
+    groups = frozenset({"qkv", "head"})
+    rows.slot[:] = 2
+    for _ in range(2):
+        inputs = buffers.step_inputs(torch.zeros(0), groups)
+        assert inputs.slot_mapping.tolist() == [-1] * 5
+        assert inputs.attention.kv_length.tolist() == [0] * 5
+        assert inputs.attention.query_start.tolist() == [0] * 6
+        for batch in (inputs.lora, buffers.lora_of_rows(groups)):
+            assert batch is not None
+            assert batch.num_segments.tolist() == [0]
+        buffers.fill(decode_layout([3, 1], [7, 2]), groups)
+        buffers.clear()
+
+
 def same_batch(found: LoraBatch | None, expected: LoraBatch) -> None:
     assert found is not None
     assert found.table is expected.table

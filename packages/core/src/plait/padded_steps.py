@@ -136,6 +136,9 @@ class PaddedSteps:
         for size in sorted(self._buffers, key=lambda size: size.tokens, reverse=True):
             for site_set in (*self._site_sets, *(more if size.is_decode else ())):
                 if (size, site_set) not in self._graphs:
+                    # The last step that was there must not be run again: its rows, blocks and
+                    # slots may be others' by now.
+                    self._buffers[size].clear()
                     self._capture(self._buffers[size], site_set)
 
     def _fill(self, buffers: StepBuffers, plan: StepPlan) -> SiteSet:

@@ -55,6 +55,12 @@ class StepBuffers:
         with torch.inference_mode(mode=False):
             self._buffer = torch.zeros(_length(self._places), dtype=torch.int32, device=rows.device)
         self._parts = {name: self._buffer[place] for name, place in self._places.items()}
+        self.clear()
+
+    def clear(self) -> None:
+        """Describe a step of no tokens, which writes nothing anywhere."""
+        self._buffer.zero_()
+        self._parts["token_position"].fill_(-1)
 
     def fill(
         self,
