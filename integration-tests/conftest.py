@@ -21,7 +21,7 @@ from plait import LLM, LoRARequest
 from plait.demo.model import adapter_path, find_demo_model
 from plait.padded_steps import PaddedSteps
 from plait.runner import Runner
-from plait.step_sizes import decode_sizes, mixed_sizes
+from plait.step_sizes import common_site_sets, decode_sizes, mixed_sizes
 
 OUTPUT_TOKENS = 64
 
@@ -287,7 +287,7 @@ def plan_ahead() -> Callable[[LLM], LLM]:
             runner.kv,
             runner.adapters,
             sizes=decode_sizes(max_rows) + mixed_sizes(max_rows, max_tokens),
-            site_sets=(frozenset(), frozenset({"qkv", "o", "gate_up", "down"})),
+            site_sets=common_site_sets(runner.model.sites, None),
             capture=False,
         )
         core.steps_ahead = 1

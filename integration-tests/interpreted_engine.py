@@ -29,7 +29,7 @@ def answer(model: str, requests: list[tuple[str | None, list[int], int]]) -> dic
     from plait.runner import Runner
     from plait.step_buffers import StepBuffers
     from plait.step_outputs import StepOutputs
-    from plait.step_sizes import decode_sizes, mixed_sizes
+    from plait.step_sizes import common_site_sets, decode_sizes, mixed_sizes
 
     sizes: list[tuple[int, bool]] = []
 
@@ -59,7 +59,7 @@ def answer(model: str, requests: list[tuple[str | None, list[int], int]]) -> dic
         runner.kv,
         runner.adapters,
         sizes=decode_sizes(4) + mixed_sizes(4, 32),
-        site_sets=(frozenset(), frozenset({"qkv", "o", "gate_up", "down"})),
+        site_sets=common_site_sets(runner.model.sites, None),
         capture=False,
     )
     paths = sorted({path for path, _, _ in requests if path is not None})

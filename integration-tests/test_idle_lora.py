@@ -231,6 +231,9 @@ def test_a_step_launches_the_groups_of_its_own_adapters(
     record = StepRecord(llm)
     q = LoRARequest("q", 1, str(save_tiny_adapter(seed=1, target_modules=["q_proj"])))
     down = LoRARequest("down", 2, str(save_tiny_adapter(seed=2, target_modules=["down_proj"])))
+    # Read before: they run from the same step on then.
+    assert engine.add_lora(q)
+    assert engine.add_lora(down)
     for name, handle, length in (("q", q, 4), ("down", down, 8), ("base", None, 12)):
         params = SamplingParams(temperature=0, max_tokens=length, ignore_eos=True)
         engine.add_request(name, PROMPTS[2], params, lora_request=handle)

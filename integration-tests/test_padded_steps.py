@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from plait import LLM, LoRARequest, RequestOutput, SamplingParams
+from plait.llm_engine import LLMEngine
 from plait.step_sizes import StepSize
 
 PROMPTS = [[5 + i, *range(3, 4 + 3 * i)] for i in range(11)]
@@ -39,7 +40,15 @@ def handles(save_tiny_adapter: Callable[..., Path]) -> list[LoRARequest | None]:
     return [None, *(LoRARequest(f"a{i}", i + 1, str(path)) for i, path in enumerate(paths))]
 
 
+def add(engine: LLMEngine, handles: list[LoRARequest | None]) -> None:
+    """Read the adapters, so that it is no matter of time which steps their requests are in."""
+    for handle in handles:
+        if handle is not None:
+            engine.add_lora(handle)
+
+
 def run(llm: LLM, handles: list[LoRARequest | None], **params: Any) -> list[RequestOutput]:
+    add(llm.llm_engine, handles)
     options = {"temperature": 0, "ignore_eos": True} | params
     each = [SamplingParams(**options, max_tokens=3 + 2 * i) for i in range(len(PROMPTS))]
     requests = [handles[i % len(handles)] for i in range(len(PROMPTS))]
@@ -164,6 +173,7 @@ def test_an_aborted_request_leaves_the_others_alone(
 
     def all_but(victim: int | None) -> dict[str, list[int]]:
         engine = make(ahead=True).llm_engine
+        add(engine, handles)
         for i, prompt in enumerate(PROMPTS[:6]):
             engine.add_request(str(i), prompt, params, lora_request=handles[i % len(handles)])
         found: dict[str, list[int]] = {}

@@ -9,7 +9,7 @@ import torch
 from plait.plan import StepPlan
 from plait.rows import Rows
 from plait.step_buffers import StepBuffers
-from plait.step_sizes import StepSize, decode_sizes, mixed_sizes
+from plait.step_sizes import StepSize, common_site_sets, decode_sizes, mixed_sizes
 from plait.token_layout import TokenLayout
 from plait_kernels.config import BUCKETS
 from plait_kernels.lora_types import LoraBatch, LoraTable
@@ -45,6 +45,22 @@ def test_mixed_sizes_hold_every_small_step(max_rows: int, max_tokens: int) -> No
         assert size.rows == min(size.tokens, max_rows)
     for tokens in range(1, counts[-1] + 1):
         assert min(count for count in counts if count >= tokens) - tokens < 64
+
+
+def test_site_sets_that_most_steps_have() -> None:
+    modules = {"q_proj": "qkv", "o_proj": "o", "up_proj": "gate_up", "down_proj": "down"}
+    modules |= {"embed_tokens": "embed", "lm_head": "head"}
+    sites = [
+        LoraSite(i, f"layers.0.x.{name}", group, 8, 8)
+        for i, (name, group) in enumerate(modules.items())
+    ]
+    none, qkv = frozenset[str](), frozenset({"qkv"})
+    every = frozenset({"qkv", "o", "gate_up", "down"})
+    assert common_site_sets(sites, None) == (none, qkv, every)
+    assert common_site_sets(sites, ["q_proj", "v_proj"]) == (none, qkv)
+    assert common_site_sets(sites, ["q_proj", "o_proj"]) == (none, qkv, {"qkv", "o"})
+    assert common_site_sets(sites, ["down_proj"]) == (none, {"down"})
+    assert common_site_sets(sites, ["lm_head"]) == (none,)
 
 
 @pytest.fixture

@@ -17,12 +17,12 @@ from plait.block_pool import BlockPool
 from plait.engine_core import CoreInfo, EngineCore
 from plait.hub import Hub
 from plait.memory import DeviceMemory, HostMemory, Memory, MemoryPlan, plan_memory
-from plait.padded_steps import GRAPH_BYTES, PaddedSteps, SiteSet
+from plait.padded_steps import GRAPH_BYTES, PaddedSteps
 from plait.progress import LoadingProgress
 from plait.rows import Rows
 from plait.runner import Runner
 from plait.scheduler import Scheduler, SchedulerConfig
-from plait.step_sizes import StepSize, decode_sizes, mixed_sizes
+from plait.step_sizes import SiteSet, StepSize, common_site_sets, decode_sizes, mixed_sizes
 from plait_kernels.config import BUCKETS
 from plait_kernels.errors import InputError
 from plait_kernels.loader import load_backends
@@ -104,7 +104,7 @@ def build_core(
         kv,
         adapter_device,
         sizes=_step_sizes(args, table),
-        site_sets=_site_sets(args),
+        site_sets=_site_sets(args, model),
         capture=not args.enforce_eager and _tell_what_is_not_captured(table),
     )
     padded_steps.warm_up()
@@ -120,10 +120,10 @@ def _step_sizes(args: EngineArgs, table: KernelTable) -> tuple[StepSize, ...]:
     return decode_sizes(max_rows) + mixed
 
 
-def _site_sets(args: EngineArgs) -> tuple[SiteSet, ...]:
-    """List the site sets that most steps will have: none, and that of adapters on all linears."""
-    every_linear = SERVED_GROUPS - {"head"}
-    return (frozenset(), every_linear) if args.enable_lora else (frozenset(),)
+def _site_sets(args: EngineArgs, model: Model) -> tuple[SiteSet, ...]:
+    if not args.enable_lora:
+        return (frozenset(),)
+    return common_site_sets(model.sites, args.lora_target_modules)
 
 
 def _not_graph_safe(table: KernelTable, bucket: str) -> set[str]:
@@ -231,7 +231,7 @@ def _memory(args: EngineArgs, model: Model, table: KernelTable) -> Memory:
     graphs = logits
     if not args.enforce_eager:
         graphs += activation_bytes(model, max(size.tokens for size in sizes), max_rows)
-        graphs += len(sizes) * len(_site_sets(args)) * GRAPH_BYTES
+        graphs += len(sizes) * len(_site_sets(args, model)) * GRAPH_BYTES
     # What that left in torch's cache is free.
     torch.cuda.empty_cache()
     free, total = torch.cuda.mem_get_info(device)

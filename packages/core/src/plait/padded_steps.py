@@ -17,10 +17,8 @@ if TYPE_CHECKING:
     from plait.adapter_device import AdapterDevice
     from plait.plan import StepPlan
     from plait.rows import Rows
-    from plait.step_sizes import StepSize
+    from plait.step_sizes import SiteSet, StepSize
     from plait_models.model import Model
-
-SiteSet = frozenset[str]
 
 GRAPH_BYTES = 8 << 20
 """About what a graph of some hundred kernels takes, beside the activations that all share."""

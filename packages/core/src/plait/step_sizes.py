@@ -1,8 +1,17 @@
-"""The sizes that steps are padded to."""
+"""The sizes that steps are padded to, and the site sets that most of them have."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
+    from plait_kernels.sites import LoraSite
+
+SiteSet: TypeAlias = frozenset[str]
+"""The site groups on which the adapters of a step act."""
 
 MOST_MIXED_TOKENS = 512
 """Steps with a prompt in them and more tokens than this keep a device busy for longer than the host
@@ -53,3 +62,27 @@ def mixed_sizes(max_rows: int, max_tokens: int) -> tuple[StepSize, ...]:
     most = min(max_tokens, MOST_MIXED_TOKENS)
     counts = (*range(_MIXED_STRIDE, most, _MIXED_STRIDE), most)
     return tuple(StepSize(count, min(count, max_rows), is_decode=False) for count in counts)
+
+
+def common_site_sets(
+    sites: Iterable[LoraSite], target_modules: Collection[str] | None
+) -> tuple[SiteSet, ...]:
+    """Return the site sets that most steps will have, ascending.
+
+    None; that of the queries, keys and values, which PEFT's adapters of a Llama target unless they
+    are told otherwise; and that of all linears of a layer.
+
+    Parameters
+    ----------
+    sites : Iterable[LoraSite]
+        Of the model.
+    target_modules : Collection[str] | None
+        Names of the modules on which adapters are served; None: all.
+    """
+    every = frozenset(
+        site.group
+        for site in sites
+        if site.group not in ("embed", "head")
+        and (target_modules is None or site.name.rpartition(".")[2] in target_modules)
+    )
+    return tuple(dict.fromkeys((frozenset[str](), every & {"qkv"}, every)))
