@@ -255,6 +255,23 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def make_tiny_llm(tiny_model: Path) -> Callable[..., LLM]:
+    """Make an engine on the tiny model with small pools, whose prompts are token ids."""
+
+    def make(**keywords: Any) -> LLM:
+        options: dict[str, Any] = {
+            "skip_tokenizer_init": True,
+            "enable_lora": True,
+            "num_gpu_blocks_override": 64,
+            "lora_memory_bytes": 4 << 20,
+            "max_num_seqs": 16,
+        }
+        return LLM(model=str(tiny_model), **(options | keywords))
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def save_tiny_adapter(
     tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[..., Path]:

@@ -26,18 +26,8 @@ GREEDY = SamplingParams(temperature=0, max_tokens=6, ignore_eos=True)
 
 
 @pytest.fixture
-def make(tiny_model: Path) -> Callable[..., LLM]:
-    def make(**keywords: Any) -> LLM:
-        options: dict[str, Any] = {
-            "skip_tokenizer_init": True,
-            "enable_lora": True,
-            "num_gpu_blocks_override": 64,
-            "lora_memory_bytes": 4 << 20,
-            "max_num_seqs": 16,
-        }
-        return LLM(model=str(tiny_model), **(options | keywords))
-
-    return make
+def make(make_tiny_llm: Callable[..., LLM]) -> Callable[..., LLM]:
+    return make_tiny_llm
 
 
 @pytest.fixture

@@ -19,16 +19,9 @@ PROMPTS = [[5 + i, *range(3, 4 + 3 * i)] for i in range(11)]
 
 
 @pytest.fixture
-def make(tiny_model: Path, plan_ahead: Callable[[LLM], LLM]) -> Callable[..., LLM]:
+def make(make_tiny_llm: Callable[..., LLM], plan_ahead: Callable[[LLM], LLM]) -> Callable[..., LLM]:
     def make(*, ahead: bool, **keywords: Any) -> LLM:
-        options: dict[str, Any] = {
-            "skip_tokenizer_init": True,
-            "enable_lora": True,
-            "num_gpu_blocks_override": 64,
-            "lora_memory_bytes": 4 << 20,
-            "max_num_seqs": 12,
-        }
-        llm = LLM(model=str(tiny_model), **(options | keywords))
+        llm = make_tiny_llm(**({"max_num_seqs": 12} | keywords))
         return plan_ahead(llm) if ahead else llm
 
     return make

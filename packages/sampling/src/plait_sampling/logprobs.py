@@ -76,8 +76,8 @@ class SampledLogprobs:
             Of one token each, by row of the batch.
         """
         of_all = self.download.wait()
-        width = of_all.token_ids.shape[1]
-        widths = (width if count == ALL else min(count + 1, width) for count in self.counts)
+        widest = of_all.token_ids.shape[1]
+        widths = (widest if count == ALL else min(count + 1, widest) for count in self.counts)
         # Copies, so that one kept token does not keep the whole batch alive.
         return {
             place: TokenLogprobs(
