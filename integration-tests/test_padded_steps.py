@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from plait import LLM, LoRARequest, RequestOutput, SamplingParams
 from plait.llm_engine import LLMEngine
@@ -181,3 +182,15 @@ def test_an_aborted_request_leaves_the_others_alone(
     alone, together = all_but(2), all_but(None)
     assert all(alone[str(i)] == together[str(i)] for i in range(6) if i != 2)
     assert len(alone["2"]) < 12
+
+
+def test_compiling_changes_nothing(
+    make: Callable[..., LLM], handles: list[LoRARequest | None]
+) -> None:
+    llm = make(ahead=True)
+    run(llm, handles)
+    runner: Any = llm.llm_engine.core.runner
+    state = [runner.kv, runner.rows.tokens, runner.adapters.arena.table.arena]
+    before = [tensor.clone() for tensor in state]
+    runner.padded_steps.compile(StepSize(700, 12, is_decode=False))
+    assert all(map(torch.equal, before, state))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -13,6 +13,7 @@ from plait_kernels.ops import sample as contract
 from plait_kernels.sampling_types import SampleBatch
 from plait_triton.sample import Sample, SampleParameters
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 ROWS, VOCAB, CHUNK = 6, 600, 256
 CONFIG = OpConfig.of("sample", dtype="float32", bucket="decode", max_tokens=64, vocab=VOCAB)
 
@@ -68,8 +69,7 @@ def test_draws_as_the_reference(kind: str) -> None:
         all_greedy=False,
     )
     parameters = replace(SampleParameters.of(CONFIG), chunk=CHUNK, tile=CHUNK)
-    drawn = Sample(parameters)(logits, batch)
-    assert drawn.tolist() == contract.reference(CONFIG)(logits, batch).tolist()
+    assert_draws_as_the_reference(logits.to(DEVICE), batch, parameters)
 
 
 def test_takes_strided_rows() -> None:
@@ -77,6 +77,16 @@ def test_takes_strided_rows() -> None:
     wide = torch.full((4, 2 * VOCAB), torch.nan)
     wide[:, :VOCAB] = torch.randn(4, VOCAB, generator=source)
     _, batch = contract.inputs(0, rows=4, vocab=VOCAB)
-    drawn = Sample(SampleParameters.of(CONFIG))(wide[:, :VOCAB], batch)
-    expected = contract.reference(CONFIG)(wide[:, :VOCAB], batch)
+    on_device = wide.to(DEVICE)[:, :VOCAB]
+    assert_draws_as_the_reference(on_device, batch, SampleParameters.of(CONFIG))
+
+
+def assert_draws_as_the_reference(
+    logits: torch.Tensor, batch: SampleBatch, parameters: SampleParameters
+) -> None:
+    """Draw on the device that logits are on; the reference, and ``batch``, are on the host."""
+    expected = contract.reference(CONFIG)(logits.cpu(), batch)
+    values = {field.name: getattr(batch, field.name) for field in fields(batch)}
+    tensors = {n: value.to(DEVICE) for n, value in values.items() if torch.is_tensor(value)}
+    drawn = Sample(parameters)(logits, replace(batch, **tensors))
     assert drawn.tolist() == expected.tolist()

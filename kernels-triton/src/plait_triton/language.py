@@ -52,7 +52,11 @@ def wait_for_inputs(PDL: tl.constexpr):
 
 @triton.jit
 def let_next_start(PDL: tl.constexpr):
-    """Allow the next kernel's programs to start, as far as there is room beside this one's."""
+    """Allow the next kernel's programs to start, as far as there is room beside this one's.
+
+    A linear does so after it has waited: ``lora``'s shrink, which may come next and reads the same
+    x, then need not wait for x.
+    """
     if PDL:
         tl.extra.cuda.gdc_launch_dependents()
 

@@ -102,8 +102,9 @@ def linear_matrix_kernel(
     IS_EVEN: tl.constexpr = IN_FEATURES % SHARE == 0
     tile = tl.program_id(0)
     split = tl.program_id(1)
-    let_next_start(PDL)
+    # In this order, as in ``add_parts_kernel``: see ``lora``'s shrink, which follows.
     wait_for_inputs(PDL)
+    let_next_start(PDL)
     acc = _product(
         x, weight, tile, split * BLOCKS, rows, x_stride, out_features,
         IN_FEATURES, BLOCK_ROWS, BLOCK_OUT, BLOCK_IN, BLOCKS, STAGES, IS_EVEN,
@@ -117,8 +118,8 @@ def add_parts_kernel(
 ):
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = at < size
-    let_next_start(PDL)
     wait_for_inputs(PDL)
+    let_next_start(PDL)
     total = tl.load(parts + at, mask=inside, other=0.0)
     for split in tl.static_range(1, SPLITS):
         total += tl.load(parts + split * size + at, mask=inside, other=0.0)

@@ -60,8 +60,9 @@ def linear_vector_kernel(
     lane = tl.arange(0, BLOCK_IN)
     # Nothing writes weights between steps, so they need not wait.
     block = _weights(weight, row, lane, IN_FEATURES, IS_EVEN)
-    let_next_start(PDL)
+    # In this order: see ``lora``'s shrink, which follows.
     wait_for_inputs(PDL)
+    let_next_start(PDL)
     total = tl.zeros((BLOCK_OUT, BLOCK_IN), tl.float32)
     for index in range(BLOCKS - 1):
         column = index * BLOCK_IN + lane

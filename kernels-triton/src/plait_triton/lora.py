@@ -27,13 +27,16 @@ class Hidden(NamedTuple):
     x : Tensor
     products : tuple[Products, ...]
         Of each launch.
+    is_computed : bool
+        Whether the products are there; otherwise expand begins with them.
     known : torch.cuda.Event | None
-        Since when x is known; None: the products are computed.
+        Since when x is known; None: shrink needs no stream of its own.
     """
 
     x: torch.Tensor
     products: tuple[Products, ...]
-    known: torch.cuda.Event | None
+    is_computed: bool
+    known: torch.cuda.Event | None = None
 
 
 _Launches: TypeAlias = tuple[GroupLaunch, ...]
@@ -42,9 +45,10 @@ _Launches: TypeAlias = tuple[GroupLaunch, ...]
 class TritonLora:
     """See ``plait_kernels.ops.lora`` for the contract.
 
-    When a few dozen tokens are decoded, shrink runs beside the linear that follows it, which leaves
-    a part of the bandwidth unused: on a stream of its own, from when x is known until expand. It is
-    launched after the linear, whose programs shall have the first choice of multiprocessors.
+    When tokens are decoded, shrink runs beside the linear that reads the same x, and is launched
+    after it, so that the linear's programs have the first choice of multiprocessors. Of a few
+    tokens it does not wait for the linear, and is done when that is. Of more, the linear leaves a
+    part of the bandwidth unused: shrink has a stream of its own, from when x is known until expand.
 
     Parameters
     ----------
@@ -71,11 +75,12 @@ class TritonLora:
         launches = self._of(sites)
         # Before the linear, which may leave memory behind that it still uses.
         products = tuple(launch.products(x, table) for launch in launches)
-        if self._is_decode and x.is_cuda and x.shape[0] > FEW_TOKENS:
-            return Hidden(x, products, torch.cuda.current_stream().record_event())
-        for launch, product in zip(launches, products, strict=True):
-            launch.shrink(x, product, batch)
-        return Hidden(x, products, None)
+        if self._is_decode:
+            is_beside = x.is_cuda and x.shape[0] > FEW_TOKENS
+            known = torch.cuda.current_stream().record_event() if is_beside else None
+            return Hidden(x, products, is_computed=False, known=known)
+        _shrink(x, products, launches, batch, x_is_known=False)
+        return Hidden(x, products, is_computed=True)
 
     def expand(
         self, h: Hidden | None, sites: tuple[LoraSite, ...], batch: LoraBatch, y: torch.Tensor
@@ -86,6 +91,8 @@ class TritonLora:
         launches = self._of(sites)
         if h.known is not None:
             self._shrink_beside(h.x, h.products, h.known, launches, batch)
+        elif not h.is_computed:
+            _shrink(h.x, h.products, launches, batch, x_is_known=True)
         for launch, products in zip(launches, h.products, strict=True):
             launch.expand(h.x, products, batch, y)
 
@@ -111,9 +118,20 @@ class TritonLora:
             self._side = torch.cuda.Stream(x.device)
         self._side.wait_event(known)
         with torch.cuda.stream(self._side):
-            for launch, product in zip(launches, products, strict=True):
-                launch.shrink(x, product, batch)
+            _shrink(x, products, launches, batch, x_is_known=False)
         torch.cuda.current_stream().wait_stream(self._side)
+
+
+def _shrink(
+    x: torch.Tensor,
+    products: tuple[Products, ...],
+    launches: _Launches,
+    batch: LoraBatch,
+    *,
+    x_is_known: bool,
+) -> None:
+    for launch, product in zip(launches, products, strict=True):
+        launch.shrink(x, product, batch, x_is_known=x_is_known)
 
 
 def make(config: OpConfig) -> TritonLora:

@@ -122,8 +122,13 @@ class GroupLaunch:
         h = torch.empty((cut.pieces, tokens, width), dtype=torch.float32, device=x.device)
         return Products(h, cut)
 
-    def shrink(self, x: torch.Tensor, products: Products, batch: LoraBatch) -> None:
-        """Launch shrink, or for ``embed`` the gather that takes its place."""
+    def shrink(
+        self, x: torch.Tensor, products: Products, batch: LoraBatch, *, x_is_known: bool
+    ) -> None:
+        """Launch shrink, or for ``embed`` the gather that takes its place.
+
+        ``x_is_known``: the linear that reads x has been launched before this.
+        """
         table, (h, cut) = batch.table, products
         pieces, tokens, width = h.shape
         segments = batch.segment_slot.shape[0]
@@ -138,7 +143,7 @@ class GroupLaunch:
             return
         programs = max(items, min(cut.chosen.programs, items * pieces))
         shrink_kernel[(programs, cut.chosen.chunks)](
-            x, x.stride(0), h, width, tokens, *tables, **cut.constants
+            x, x.stride(0), h, width, tokens, *tables, X_IS_KNOWN=x_is_known, **cut.constants
         )
 
     def expand(

@@ -39,14 +39,15 @@ def _rows(
 def _product(
     x_rows, token_inside, a_rows, counts, first, last,
     TOKENS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
-    COMPUTE: tl.constexpr,
+    COMPUTE: tl.constexpr, X_CACHE: tl.constexpr,
 ):  # fmt: skip
     """Return ``x · aᵀ`` [TOKENS, ROWS] over the columns first..last."""
     acc = tl.zeros((TOKENS, ROWS), tl.float32)
     for start in range(bound(first), bound(last), COLUMNS):
         column = start + tl.arange(0, COLUMNS)
         inside = (column < last)[None, :]
-        x = tl.load(x_rows[:, None] + column[None, :], mask=token_inside[:, None] & inside, other=0)
+        x_at, x_mask = x_rows[:, None] + column[None, :], token_inside[:, None] & inside
+        x = tl.load(x_at, mask=x_mask, other=0, cache_modifier=X_CACHE)
         a = tl.load(a_rows[:, None] + column[None, :], mask=counts[:, None] & inside, other=0)
         acc = dot(x.to(COMPUTE), tl.trans(a.to(COMPUTE)), acc)
     return acc
@@ -55,14 +56,14 @@ def _product(
 @triton.jit
 def _product_of_one(
     x_row, a_rows, counts, first, last,
-    TOKENS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    TOKENS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, X_CACHE: tl.constexpr,
 ):  # fmt: skip
     """Return what ``_product`` does for a single token, in its first row."""
     acc = tl.zeros((ROWS, COLUMNS), tl.float32)
     for start in range(bound(first), bound(last), COLUMNS):
         column = start + tl.arange(0, COLUMNS)
         inside = column < last
-        x = tl.load(x_row + column, mask=inside, other=0).to(tl.float32)
+        x = tl.load(x_row + column, mask=inside, other=0, cache_modifier=X_CACHE).to(tl.float32)
         mask = counts[:, None] & inside[None, :]
         a = tl.load(a_rows[:, None] + column[None, :], mask=mask, other=0)
         acc += a.to(tl.float32) * x[None, :]
@@ -75,7 +76,7 @@ def _shrink_rows(
     tile_offset, tile_rank, start0, count0, start1, count1, start2, count2, tokens,
     TOKENS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, TILE: tl.constexpr,
     IN: tl.constexpr, SIZE: tl.constexpr, COMPUTE: tl.constexpr, ONE: tl.constexpr,
-    PDL: tl.constexpr,
+    X_CACHE: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     row, inside, begin, counts = _rows(
         first, tile_offset, tile_rank, start0, count0, start1, count1, start2, count2,
@@ -87,12 +88,12 @@ def _shrink_rows(
     if ONE and tokens == 1:
         x_row = x + tl.max(token, 0) * x_stride
         acc = _product_of_one(
-            x_row, a_rows, counts, first_column, last_column, TOKENS, ROWS, COLUMNS
+            x_row, a_rows, counts, first_column, last_column, TOKENS, ROWS, COLUMNS, X_CACHE
         )
     else:
         acc = _product(
             x_rows, token_inside, a_rows, counts, first_column, last_column,
-            TOKENS, ROWS, COLUMNS, COMPUTE,
+            TOKENS, ROWS, COLUMNS, COMPUTE, X_CACHE,
         )  # fmt: skip
     mask = token_inside[:, None] & inside[None, :]
     tl.store(h_rows[:, None] + row[None, :], acc, mask=mask)
@@ -106,9 +107,18 @@ def shrink_kernel(
     SITES: tl.constexpr, IN: tl.constexpr, TILE: tl.constexpr, WEIGHT: tl.constexpr,
     COMPUTE: tl.constexpr, TOKENS: tl.constexpr, ROWS: tl.constexpr, MANY_ROWS: tl.constexpr,
     COLUMNS: tl.constexpr, MANY_COLUMNS: tl.constexpr, STEPS: tl.constexpr, PROGRAMS: tl.constexpr,
-    PIECES: tl.constexpr, CHUNKS: tl.constexpr, ONE: tl.constexpr, PDL: tl.constexpr,
+    PIECES: tl.constexpr, CHUNKS: tl.constexpr, ONE: tl.constexpr, X_IS_KNOWN: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
-    """Program (piece of the input of a work item, chunk of rank rows)."""
+    """Program (piece of the input of a work item, chunk of rank rows).
+
+    ``X_IS_KNOWN``: the kernel before this one is the linear that reads x too. It lets others start
+    when it has x, so that x is there when this starts, and only the linear is left to wait for: in
+    the end, for those that come next rely on it. Nothing but x is read that is not always there.
+    """
+    # A multiprocessor may still hold what lay there before x, as nothing has been waited for.
+    X_CACHE: tl.constexpr = ".cg" if X_IS_KNOWN else ""
+    EARLY: tl.constexpr = PDL and not X_IS_KNOWN
     let_next_start(PDL)
     items = count_items(segment_start, num_segments, TOKENS)
     pieces, steps = share_steps(items, STEPS, PROGRAMS, PIECES)
@@ -138,19 +148,21 @@ def shrink_kernel(
                 chunk * ROWS, x, x_stride, h_rows, token, token_inside, weights,
                 first_column, last_column, tile_offset, tile_rank,
                 start0, count0, start1, count1, start2, count2, tokens,
-                TOKENS, ROWS, COLUMNS, TILE, IN, size, COMPUTE, ONE, PDL,
+                TOKENS, ROWS, COLUMNS, TILE, IN, size, COMPUTE, ONE, X_CACHE, EARLY,
             )  # fmt: skip
         else:
-            wait_for_inputs(PDL)
+            wait_for_inputs(EARLY)
     else:
-        wait_for_inputs(PDL)
+        wait_for_inputs(EARLY)
         for first in range(bound(chunk * MANY_ROWS), bound(rows), CHUNKS * MANY_ROWS):
             _shrink_rows(
                 first, x, x_stride, h_rows, token, token_inside, weights,
                 first_column, last_column, tile_offset, tile_rank,
                 start0, count0, start1, count1, start2, count2, tokens,
-                TOKENS, MANY_ROWS, MANY_COLUMNS, TILE, IN, size, COMPUTE, ONE, False,
+                TOKENS, MANY_ROWS, MANY_COLUMNS, TILE, IN, size, COMPUTE, ONE, X_CACHE, False,
             )  # fmt: skip
+    if X_IS_KNOWN:
+        wait_for_inputs(PDL)
 
 
 @triton.jit(do_not_specialize=["max_segments", "i0", "i1", "i2"])

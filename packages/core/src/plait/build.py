@@ -107,7 +107,9 @@ def build_core(
         site_sets=_site_sets(args, model),
         capture=not args.enforce_eager and _tell_what_is_not_captured(table),
     )
-    padded_steps.warm_up()
+    if not args.enforce_eager:
+        padded_steps.warm_up()
+        padded_steps.compile(StepSize(args.max_num_batched_tokens, max_num_seqs, is_decode=False))
     runner = Runner(model, rows, sampler, kv, adapter_device, padded_steps)
     return EngineCore(scheduler, runner, library, info, steps_ahead=1)
 

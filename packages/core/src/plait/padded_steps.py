@@ -139,6 +139,16 @@ class PaddedSteps:
                     self._buffers[size].clear()
                     self._capture(self._buffers[size], site_set)
 
+    @torch.inference_mode()
+    def compile(self, size: StepSize) -> None:
+        """Compute a step of no tokens as large as ``size``, which steps are not padded to.
+
+        The first such step that a request needs then waits for no compiler.
+        """
+        buffers = StepBuffers(size, self._rows, self._table)
+        for site_set in self._site_sets:
+            self._compute(buffers, site_set)
+
     def _fill(self, buffers: StepBuffers, plan: StepPlan) -> SiteSet:
         layout = TokenLayout.of(plan)
         if self._adapters is None:

@@ -30,7 +30,8 @@ def apply_allowed(logits: torch.Tensor, extras: Sequence[RowExtras]) -> None:
     pairs = [(place, token) for place in limited for token in extras[place].allowed or ()]
     places, tokens = _to_device(pairs, logits.device)
     kept = logits[places, tokens]
-    logits[to_device(torch.tensor(limited), logits.device)] = -torch.inf
+    # Not by assignment: its value would be copied to the device, which is waited for.
+    logits.index_fill_(0, to_device(torch.tensor(limited), logits.device), -torch.inf)
     logits[places, tokens] = kept
 
 

@@ -6,7 +6,9 @@ tables mean).
 
 ``shrink(x, sites, batch) -> h``
     ``x`` is [tokens, in_features] in the activations' dtype; of an ``embed`` site it is token ids,
-    int64 [tokens]. It is not written. ``h`` is the implementation's own and holds what ``expand``
+    int64 [tokens]. It is not written, nor may it be until ``expand`` has been called: between the
+    two calls the linear of the sites computes y from x, and the implementation may wait for its
+    launch. ``h`` is the implementation's own and holds what ``expand``
     needs, ``x`` included where there are dense entries. Sums are float32.
 
 ``expand(h, sites, batch, y) -> None``
