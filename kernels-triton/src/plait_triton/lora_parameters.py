@@ -16,7 +16,8 @@ PROGRAMS, MANY_PROGRAMS = 528, 792
 """Four and six for each of the 132 multiprocessors of an H100."""
 
 FEW_TILES = 2
-"""Mixes with more tiles at a site may differ so much that expand is cut finer."""
+"""Where the longest mix has more tiles at a site, mixes may differ so much that expand is cut
+finer."""
 
 
 @dataclass(frozen=True)
@@ -69,10 +70,11 @@ class ExpandParameters:
         Work items of so many tokens are as if there could be no more: that takes fewer registers.
     columns : int
         Columns of y that a program updates at a time.
-    programs : int
-        As many programs share the columns of all work items.
+    programs, many_programs : int
+        As many programs share the columns of all work items, where the longest mix has up to
+        ``FEW_TILES`` tiles at a site, and where it has more. 0: as many as it takes.
     blocks : int
-        Times that a program takes as many ``columns``, at least.
+        Times that a program takes as many ``columns``, at least; if ``programs`` is 0, at most.
     rows, many_rows : int
         Rank rows that are multiplied first, and rows at a time of those that are left.
     warps, stages : int
@@ -82,6 +84,7 @@ class ExpandParameters:
     few_tokens: int
     columns: int
     programs: int
+    many_programs: int
     blocks: int
     rows: int
     many_rows: int
@@ -132,13 +135,12 @@ class LoraParameters:
         # No program is left without columns where there are few.
         return replace(chosen, pieces=min(chosen.pieces, ceil_div(in_features, chosen.columns)))
 
-    def expand(self, *, out_features: int, max_tiles: int, itemsize: int) -> ExpandParameters:
-        """Choose for expand; ``out_features`` and ``max_tiles`` are the most of a site."""
+    def expand(self, *, out_features: int, itemsize: int) -> ExpandParameters:
+        """Choose for expand; ``out_features`` is the most of a site."""
         if self.is_decode:
-            programs = PROGRAMS if max_tiles <= FEW_TILES else MANY_PROGRAMS
-            chosen = ExpandParameters(16, 4, 256, programs, 1, 16, 16, 4, 1)
+            chosen = ExpandParameters(16, 4, 256, PROGRAMS, MANY_PROGRAMS, 1, 16, 16, 4, 1)
         else:
-            chosen = ExpandParameters(32, 32, 128, 1 << 30, 4, 16, 16, 4, 1)
+            chosen = ExpandParameters(32, 32, 128, 0, 0, 4, 16, 16, 4, 1)
         if itemsize > 2:
             chosen = replace(chosen, columns=chosen.columns // 2)
         most = max(16, power_of_two(out_features))
