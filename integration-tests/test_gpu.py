@@ -41,18 +41,16 @@ def adapters(save_tiny_adapter: Callable[..., Path]) -> list[LoRARequest | None]
 
 
 @pytest.fixture(scope="module")
-def make(tiny_model: Path) -> Callable[..., LLM]:
+def make(make_tiny_llm: Callable[..., LLM]) -> Callable[..., LLM]:
     def make(**keywords: Any) -> LLM:
         options: dict[str, Any] = {
-            "skip_tokenizer_init": True,
-            "enable_lora": True,
             "num_gpu_blocks_override": 512,
             "lora_memory_bytes": 16 << 20,
             "max_num_seqs": 32,
             # More than steps are padded to: some are computed as they come.
             "max_num_batched_tokens": 1024,
         }
-        return LLM(model=str(tiny_model), **(options | keywords))
+        return make_tiny_llm(**(options | keywords))
 
     return make
 

@@ -143,7 +143,7 @@ def make(tiny_model: Path) -> Callable[..., LLM]:
             "max_num_seqs": 16,
             "max_num_batched_tokens": 32,
             "enable_prefix_caching": False,
-            "kernels": "*=torch",  # whose every op the recorder sees,
+            "kernels": "*=torch",  # whose every op the recorder sees
             "device": "cpu",  # where no step is captured or planned ahead
         }
         return LLM(model=str(tiny_model), **(options | keywords))

@@ -129,12 +129,12 @@ def _update(
 
 
 @triton.jit
-def _share_columns(
+def _shared_span(
     items, most0, most1, most2, programs, many_programs,
     OUT0: tl.constexpr, OUT1: tl.constexpr, OUT2: tl.constexpr, FEW_TILES: tl.constexpr,
     COLUMNS: tl.constexpr, BLOCKS: tl.constexpr,
 ):  # fmt: skip
-    """Return into how many parts of how many columns the sites of each work item are cut.
+    """Return how many columns a program takes where programs share those of all work items.
 
     ``most`` are the tiles that the longest mix has at each site.
     """
@@ -151,9 +151,7 @@ def _share_columns(
     busy = tl.where(most0 > 0, (OUT0 + span - 1) // span, 0)
     busy += tl.where(most1 > 0, (OUT1 + span - 1) // span, 0)
     busy += tl.where(most2 > 0, (OUT2 + span - 1) // span, 0)
-    span += tl.where(items * busy > programs, COLUMNS, 0)
-    parts = (OUT0 + span - 1) // span + (OUT1 + span - 1) // span + (OUT2 + span - 1) // span
-    return parts, span
+    return span + tl.where(items * busy > programs, COLUMNS, 0)
 
 
 @triton.jit(
@@ -179,7 +177,6 @@ def expand_kernel(
     """Program (some blocks of ``COLUMNS`` columns of one of up to three sites, of a work item)."""
     let_next_start(PDL)
     span = COLUMNS * BLOCKS
-    parts = (OUT0 + span - 1) // span + (OUT1 + span - 1) // span + (OUT2 + span - 1) // span
     if SHARED:
         items = count_items(segment_start, num_segments, TOKENS)
         # The mix that comes first has the most tiles; without a mix anything may stand there.
@@ -187,10 +184,11 @@ def expand_kernel(
         _, most0, _, most1, _, most2 = tile_ranges(
             tile_start, tile_count, start_stride, count_stride, longest, i0, i1, i2, SITES
         )
-        parts, span = _share_columns(
+        span = _shared_span(
             items, most0, most1, most2, programs, many_programs, OUT0, OUT1, OUT2, FEW_TILES,
             COLUMNS, BLOCKS,
         )  # fmt: skip
+    parts = (OUT0 + span - 1) // span + (OUT1 + span - 1) // span + (OUT2 + span - 1) // span
     # Programs start in order: those of the items that come first, the longest.
     item, part = tl.program_id(0) // parts, tl.program_id(0) % parts
     slot, place, tokens = find_tokens(

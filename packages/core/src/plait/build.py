@@ -98,6 +98,7 @@ def build_core(
         return EngineCore(
             scheduler, Runner(model, rows, sampler, kv, adapter_device), library, info
         )
+    capture = not args.enforce_eager and _tell_what_is_not_captured(table)
     padded_steps = PaddedSteps(
         model,
         rows,
@@ -105,9 +106,9 @@ def build_core(
         adapter_device,
         sizes=_step_sizes(args, table),
         site_sets=_site_sets(args, model),
-        capture=not args.enforce_eager and _tell_what_is_not_captured(table),
+        capture=capture,
     )
-    if not args.enforce_eager:
+    if capture:
         padded_steps.warm_up()
         padded_steps.compile(StepSize(args.max_num_batched_tokens, max_num_seqs, is_decode=False))
     runner = Runner(model, rows, sampler, kv, adapter_device, padded_steps)

@@ -141,13 +141,13 @@ class PaddedSteps:
 
     @torch.inference_mode()
     def compile(self, size: StepSize) -> None:
-        """Compute a step of no tokens as large as ``size``, which steps are not padded to.
+        """Compute a step of no tokens as large as ``size``, unless steps are padded to it anyway.
 
         The first such step that a request needs then waits for no compiler.
         """
-        buffers = StepBuffers(size, self._rows, self._table)
-        for site_set in self._site_sets:
-            self._compute(buffers, site_set)
+        if size not in self._buffers:
+            # The last site set has the kernels of all.
+            self._compute(StepBuffers(size, self._rows, self._table), self._site_sets[-1])
 
     def _fill(self, buffers: StepBuffers, plan: StepPlan) -> SiteSet:
         layout = TokenLayout.of(plan)

@@ -8,8 +8,8 @@ tables mean).
     ``x`` is [tokens, in_features] in the activations' dtype; of an ``embed`` site it is token ids,
     int64 [tokens]. It is not written, nor may it be until ``expand`` has been called: between the
     two calls the linear of the sites computes y from x, and the implementation may wait for its
-    launch. ``h`` is the implementation's own and holds what ``expand``
-    needs, ``x`` included where there are dense entries. Sums are float32.
+    launch. ``h`` is the implementation's own and holds what ``expand`` needs, ``x`` included where
+    there are dense entries. Sums are float32.
 
 ``expand(h, sites, batch, y) -> None``
     ``y`` is [tokens, columns] in the activations' dtype and is updated in place; its rows may be
