@@ -2,12 +2,13 @@
 
 Run as a program, in a process of its own without TRITON_INTERPRET::
 
-    python compile_only.py CAPABILITY CALL...
+    python compile_only.py CAPABILITY SHARED CALL...
 
-CAPABILITY is 80, 90 and so on; a call is one of ``CALLS``, mostly an op. The ops are called with
-tensors of real shapes (Llama-3.1-8B, bfloat16) in host memory, and every launch stops once its
-kernel is compiled. Standard output is a JSON list of ``{"op", "name", "registers", "stack",
-"shared"}``, the latter two in bytes: what a kernel spills lies on its stack.
+CAPABILITY is 80, 90 and so on, SHARED the bytes of shared memory that a program has there; a call
+is one of ``CALLS``, mostly an op. The ops are called with tensors of real shapes (Llama-3.1-8B,
+bfloat16) in host memory, and every launch stops once its kernel is compiled. Standard output is a
+JSON list of ``{"op", "name", "registers", "stack", "shared"}``, the latter two in bytes: what a
+kernel spills lies on its stack.
 """
 
 from __future__ import annotations
@@ -104,7 +105,7 @@ def _usage(cubin: bytes) -> dict[str, int]:
     return {"registers": int(found[1]), "stack": int(found[2])}
 
 
-def stop_before_launch(capability: int, compiled: Compiled) -> None:
+def stop_before_launch(capability: int, shared: int, compiled: Compiled) -> None:
     """From now on, compile what is launched and do not run it."""
     driver.set_active(AbsentGPU(capability))
     run = JITFunction.run
@@ -120,6 +121,7 @@ def stop_before_launch(capability: int, compiled: Compiled) -> None:
     options = {"PDL": True, "launch_pdl": True} if follows else {"PDL": False}
     # The modules of the ops are imported later: they take this one.
     vars(language)["launch_options"] = lambda device: options
+    vars(language)["shared_memory"] = lambda device: shared
 
 
 def make(op: str, bucket: str = "decode", dtype: str = "bfloat16", **params: Any) -> Any:
@@ -182,12 +184,13 @@ def attention() -> None:
 
 def linear() -> None:
     """Call the op with as many rows as a small step has."""
-    for in_features, out_features in ((HIDDEN, HIDDEN), (HIDDEN, 2 * INTERMEDIATE)):
+    shapes = ((HIDDEN, HIDDEN), (HIDDEN, 2 * INTERMEDIATE), (INTERMEDIATE, HIDDEN))
+    for in_features, out_features in shapes:
         weight = DenseWeight(empty(out_features, in_features))
         shape: dict[str, Any] = {"in_features": in_features, "out_features": out_features}
         multiply = make("linear", format="dense", bias=False, **shape)
         prepared = multiply.prepare(weight)
-        for rows in (1, 8, 32):
+        for rows in (1, 8, 32, 64, 128):
             multiply(empty(rows, in_features), prepared)
 
 
@@ -263,10 +266,10 @@ CALLS: dict[str, Callable[[], None]] = {
 }
 
 
-def main(capability: str, *calls: str) -> None:
+def main(capability: str, shared: str, *calls: str) -> None:
     """Compile what the calls launch and print what their kernels take."""
     compiled = Compiled()
-    stop_before_launch(int(capability), compiled)
+    stop_before_launch(int(capability), int(shared), compiled)
     with torch.inference_mode():
         for call in calls:
             compiled.op = call

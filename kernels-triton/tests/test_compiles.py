@@ -26,7 +26,8 @@ def compile_kernels(capability: int, calls: tuple[str, ...], cache: Path) -> lis
     """Compile what calls launch in a process that has no interpreter and no compiled kernels."""
     environment = {**os.environ, "TRITON_CACHE_DIR": str(cache)}
     environment.pop("TRITON_INTERPRET", None)
-    command = [sys.executable, str(PROGRAM), str(capability), *calls]
+    shared = SHARED_MEMORY[capability]
+    command = [sys.executable, str(PROGRAM), str(capability), str(shared), *calls]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     kernels: list[dict[str, Any]] = json.loads(done.stdout)

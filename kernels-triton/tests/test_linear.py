@@ -16,7 +16,16 @@ from plait_triton.linear_choice import MAX_ROWS, MatrixBlocks, VectorBlocks, cho
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 HALF = ("bfloat16", "float16")
-LLAMA_8B = ((6144, 4096), (4096, 4096), (28672, 4096), (4096, 14336), (128256, 4096))
+SHAPES = (
+    (576, 576),
+    (49152, 576),
+    (6144, 4096),
+    (4096, 4096),
+    (28672, 4096),
+    (4096, 14336),
+    (128256, 4096),
+)
+"""(outputs, inputs) of linears of SmolLM2-135M and Llama-3.1-8B."""
 
 
 def make_inputs(
@@ -71,6 +80,10 @@ def test_one_row(in_features: int, out_features: int, blocks: VectorBlocks, dtyp
         pytest.param(5, 256, 75, MatrixBlocks(8, 32, 32, splits=4), id="splits"),
         pytest.param(19, 104, 75, MatrixBlocks(32, 32, 32, splits=3), id="uneven_splits"),
         pytest.param(4, 40, 33, MatrixBlocks(16, 32, 32, splits=4), id="empty_splits"),
+        pytest.param(33, 128, 75, MatrixBlocks(64, 32, 32, x_is_tall=True), id="tall"),
+        pytest.param(
+            70, 104, 75, MatrixBlocks(128, 32, 32, splits=2, x_is_tall=True), id="tall_splits"
+        ),
     ],
 )
 def test_few_rows(
@@ -83,7 +96,7 @@ def test_few_rows(
 
 
 @pytest.mark.parametrize("dtype", ["float32", *HALF])
-@pytest.mark.parametrize("tokens", [0, 1, 2, 17, MAX_ROWS, MAX_ROWS + 1])
+@pytest.mark.parametrize("tokens", [0, 1, 2, 17, 40, MAX_ROWS, MAX_ROWS + 1])
 @pytest.mark.parametrize("bucket", ["decode", "prefill"])
 def test_every_number_of_tokens(bucket: str, tokens: int, dtype: str) -> None:
     config = OpConfig.of(
@@ -117,19 +130,23 @@ def test_a_weight_that_is_not_contiguous() -> None:
     assert_is_product(linear.make(config)(x, transposed), x, transposed)
 
 
-def test_choice_fits_shared_memory_and_rows() -> None:
-    for (out_features, in_features), rows in itertools.product(LLAMA_8B, range(1, 2 * MAX_ROWS)):
-        blocks = choose(rows, out_features, in_features, torch.bfloat16)
+@pytest.mark.parametrize("shared", [99 * 1024, 163 * 1024, 227 * 1024])
+def test_choice_fits_shared_memory_and_rows(shared: int) -> None:
+    for (out_features, in_features), rows in itertools.product(SHAPES, range(2, 2 * MAX_ROWS)):
+        blocks = choose(rows, out_features, in_features, torch.bfloat16, shared)
         if rows > MAX_ROWS:
             assert blocks is None
-        elif isinstance(blocks, MatrixBlocks):
+        else:
+            assert isinstance(blocks, MatrixBlocks)
             staged = 2 * blocks.block_in * (blocks.block_out + blocks.block_rows)
             assert rows <= blocks.block_rows
-            assert blocks.stages * staged <= 227 * 1024
-        else:
-            assert rows == 1 or (blocks is None and rows > 32 and out_features <= 6144)
+            assert blocks.stages * staged <= shared
+            assert blocks.stages > 1
+            # The tall operand has as many rows as the tensor cores of an H100 take.
+            assert (blocks.block_rows if blocks.x_is_tall else blocks.block_out) >= 64
 
 
 def test_float32_is_multiplied_without_tensor_cores() -> None:
-    assert isinstance(choose(1, 4096, 4096, torch.float32), VectorBlocks)
-    assert choose(2, 4096, 4096, torch.float32) is None
+    shared = 227 * 1024
+    assert isinstance(choose(1, 4096, 4096, torch.float32, shared), VectorBlocks)
+    assert choose(2, 4096, 4096, torch.float32, shared) is None

@@ -11,7 +11,12 @@ import torch
 from plait_kernels.config import BUCKETS, OpConfig
 from plait_kernels.ops.lora import ReferenceLora, inputs
 from plait_triton.lora import TritonLora
-from plait_triton.lora_parameters import LoraParameters, ShrinkParameters, token_class
+from plait_triton.lora_parameters import (
+    FEW_TOKENS,
+    LoraParameters,
+    ShrinkParameters,
+    token_class,
+)
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -84,3 +89,14 @@ def test_numbers_of_tokens_of_a_class_are_cut_alike(bucket: str) -> None:
         chosen = parameters.shrink(tokens=tokens, **facts)
         of_class.setdefault(token_class(tokens), set()).add(chosen)
     assert {len(chosen) for chosen in of_class.values()} == {1}
+
+
+@pytest.mark.parametrize("tokens", [1, 9, 40, 200])
+@pytest.mark.parametrize("bucket", BUCKETS)
+def test_shrink_plans_for_work_items_of_its_own_size(bucket: str, tokens: int) -> None:
+    """It numbers expand's items by its own."""
+    parameters = LoraParameters(bucket == "decode")
+    shrink = parameters.shrink(tokens=tokens, sites=3, in_features=4096, itemsize=2)
+    expand = parameters.expand(out_features=4096, itemsize=2)
+    assert shrink.plan == (bucket == "decode" and tokens > FEW_TOKENS)
+    assert not shrink.plan or shrink.tokens == expand.tokens

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 import triton
 import triton.language as tl
+from triton.runtime import driver
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -61,6 +62,24 @@ def let_next_start(PDL: tl.constexpr):
         tl.extra.cuda.gdc_launch_dependents()
 
 
+@triton.jit
+def bring_near(at, BYTES: tl.constexpr, PDL: tl.constexpr):
+    """Have ``BYTES`` from each pointer of ``at`` on brought to the L2 cache; wait for nothing.
+
+    Both are multiples of 16 bytes. With ``PDL``, as no GPU without it has the instruction; without,
+    nothing is done.
+    """
+    if PDL:
+        tl.inline_asm_elementwise(
+            "cp.async.bulk.prefetch.L2.global [$1], $2; mov.u32 $0, 0;",
+            "=r,l,r",
+            [at, tl.full(at.shape, BYTES, tl.int32)],
+            dtype=tl.int32,
+            is_pure=False,
+            pack=1,
+        )
+
+
 @functools.cache
 def launch_options(device: torch.device) -> Mapping[str, Any]:
     """Return the keywords that every launch on ``device`` takes.
@@ -71,3 +90,12 @@ def launch_options(device: torch.device) -> Mapping[str, Any]:
     if device.type != "cuda" or torch.cuda.get_device_capability(device) < (9, 0):
         return MappingProxyType({"PDL": False})
     return MappingProxyType({"PDL": True, "launch_pdl": True})
+
+
+@functools.cache
+def shared_memory(device: torch.device) -> int:
+    """Return how many bytes of shared memory a program can have; on a CPU as on an H100."""
+    if device.type != "cuda":
+        return 227 * 1024
+    index = torch.cuda.current_device() if device.index is None else device.index
+    return int(driver.active.utils.get_device_properties(index)["max_shared_mem"])

@@ -1,6 +1,6 @@
 """``linear`` of dense weights: small batches here, large ones by cuBLAS.
 
-Up to some tens of rows the product takes as long as the weight takes to be read, so the kernels
+Up to a hundred rows or so the product takes as long as the weight takes to be read, so the kernels
 are made to read: many loads on the way at any time, and the first of them before the kernel's
 inputs are ready.
 """
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from plait_triton import linear_matrix, linear_vector
-from plait_triton.language import launch_options
+from plait_triton.language import launch_options, shared_memory
 from plait_triton.linear_choice import MAX_ROWS, Blocks, VectorBlocks, choose
 
 if TYPE_CHECKING:
@@ -46,9 +46,10 @@ class TritonLinear:
         rows = x.shape[0]
         if not 0 < rows <= self._max_rows or not weight.weight.is_contiguous():
             return F.linear(x, weight.weight, weight.bias)
-        size = (rows, *weight.weight.shape, x.dtype)
+        out_features, in_features = weight.weight.shape
+        size = rows, out_features, in_features, x.dtype
         if size not in self._blocks:
-            self._blocks[size] = choose(*size)
+            self._blocks[size] = choose(*size, shared_memory(x.device))
         blocks = self._blocks[size]
         if blocks is None:
             return F.linear(x, weight.weight, weight.bias)

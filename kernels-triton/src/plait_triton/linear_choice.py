@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
 import torch
 
-from plait_triton.sizes import power_of_two
+from plait_triton.sizes import ceil_div, power_of_two
 
-MAX_ROWS: Final = 64
-"""The most rows for which any kernel here is faster than cuBLAS."""
+MAX_ROWS: Final = 128
+"""The most rows for which the kernels here are no slower than cuBLAS.
 
-_FEW_OUTPUTS: Final = 4096
-"""Up to here tiles of 64 outputs are too few to keep an H100 loading: the inputs are split."""
+They are as fast up to there, and what follows them may start, and read what it knows, before they
+end: above all ``lora``'s expand.
+"""
 
-_MANY_OUTPUTS: Final = 16384
-"""From here on the kernels here are faster than cuBLAS up to 64 rows, not only up to 32."""
+_MULTIPROCESSORS: Final = 132
+"""Of an H100: with no more programs, each has the shared memory of one to itself."""
+
+_ENOUGH_PROGRAMS: Final = 96
+"""As many read about as fast as the memory can."""
+
+_MANY_INPUTS: Final = 8192
+"""From here on tiles are not made narrower, as each of them reads all of x, but inputs split."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,10 @@ class MatrixBlocks:
         Blocks of weights and x that are in shared memory or on the way.
     splits : int
         Parts of the inputs, each added up by programs of its own.
+    x_is_tall : bool
+        Whether x is the operand that has at least 64 rows, not the weight.
+    near : int
+        Bytes of each row of a tile, at most, that are brought to the L2 cache ahead of all else.
     """
 
     block_rows: int
@@ -64,12 +75,16 @@ class MatrixBlocks:
     warps: int = 4
     stages: int = 4
     splits: int = 1
+    x_is_tall: bool = False
+    near: int = 512
 
 
 Blocks: TypeAlias = VectorBlocks | MatrixBlocks
 
 
-def choose(rows: int, out_features: int, in_features: int, dtype: torch.dtype) -> Blocks | None:
+def choose(
+    rows: int, out_features: int, in_features: int, dtype: torch.dtype, shared: int
+) -> Blocks | None:
     """Return how a product is divided; None: by torch's own kernel.
 
     Parameters
@@ -79,25 +94,45 @@ def choose(rows: int, out_features: int, in_features: int, dtype: torch.dtype) -
     out_features, in_features : int
     dtype : torch.dtype
         float32, bfloat16 or float16.
+    shared : int
+        Bytes of shared memory that a program can have.
     """
     if rows == 1:
         return _vector(in_features, dtype)
     # No tensor core multiplies float32 without rounding it to tf32.
     if dtype == torch.float32 or rows > MAX_ROWS:
         return None
-    return _matrix(rows, out_features, in_features)
+    blocks = _matrix(rows, out_features, in_features)
+    stage = (blocks.block_rows + blocks.block_out) * blocks.block_in * dtype.itemsize
+    return replace(blocks, stages=max(1, min(blocks.stages, shared // stage)))
 
 
 def _vector(in_features: int, dtype: torch.dtype) -> VectorBlocks:
     return VectorBlocks(4, min(4096 // dtype.itemsize, power_of_two(in_features)))
 
 
-def _matrix(rows: int, out_features: int, in_features: int) -> MatrixBlocks | None:
+def _matrix(rows: int, out_features: int, in_features: int) -> MatrixBlocks:
+    """Choose what was measured best for the linears of Llama-3.1-8B; see docs/design."""
+    tiles = ceil_div(out_features, 64)
+    splits = next((n for n in (1, 2) if n * tiles >= _ENOUGH_PROGRAMS), 4)
+    has_many = splits * tiles > _MULTIPROCESSORS
     block_rows = max(16, power_of_two(rows))
-    widest = max(16, power_of_two(in_features))
+    blocks = MatrixBlocks(block_rows, 64, 128, stages=4 if has_many else 5, splits=splits)
     if rows > 32:
-        if out_features < _MANY_OUTPUTS:
-            return None
-        return MatrixBlocks(block_rows, 64, min(64, widest), stages=5)
-    splits = 4 if out_features <= _FEW_OUTPUTS else 1
-    return MatrixBlocks(block_rows, 64, min(128, widest), stages=4, splits=splits)
+        is_narrow = splits == 2 and in_features < _MANY_INPUTS
+        blocks = _of_tall_x(rows > 64, is_narrow, has_many, blocks)
+    return replace(blocks, block_in=min(blocks.block_in, max(16, power_of_two(in_features))))
+
+
+def _of_tall_x(
+    is_taller: bool, is_narrow: bool, has_many: bool, blocks: MatrixBlocks
+) -> MatrixBlocks:
+    """Change what is chosen for fewer rows: x needs more of the shared memory."""
+    blocks = replace(blocks, x_is_tall=True, warps=8 if is_taller else 4)
+    if is_narrow:
+        return replace(blocks, block_out=32, stages=4 if is_taller else 5, splits=1)
+    if has_many:
+        return replace(blocks, block_out=128 if is_taller else 64, block_in=64, stages=5)
+    if blocks.splits > 1 and is_taller:
+        return replace(blocks, block_in=64, stages=6)
+    return replace(blocks, stages=4)

@@ -1,7 +1,12 @@
-"""``linear`` of a few rows: tensor cores, the weight as the tall operand, yᵀ = W · xᵀ.
+"""``linear`` of a few rows, on tensor cores.
 
-The weight passes through shared memory once, several blocks ahead of the products. The inputs may
-be divided among programs (``splits``); a second launch then adds the parts in their order.
+Their tall operand has 64 rows: it is the weight where x has fewer (yᵀ = W · xᵀ), and x where it has
+as many (``x_is_tall``), as tiles may then have fewer outputs.
+
+The weight passes through shared memory once, several blocks ahead of the products. While the
+kernels before this one still run, a program has its first weights brought near: they use little of
+the memory's bandwidth, and nothing writes weights between steps. The inputs may be divided among
+programs (``splits``); a second launch then adds the parts in their order.
 """
 
 from __future__ import annotations
@@ -12,7 +17,7 @@ import torch
 import triton
 import triton.language as tl
 
-from plait_triton.language import dot, let_next_start, wait_for_inputs
+from plait_triton.language import bring_near, dot, let_next_start, wait_for_inputs
 from plait_triton.sizes import ceil_div
 
 if TYPE_CHECKING:
@@ -40,14 +45,28 @@ def _product(
     BLOCKS: tl.constexpr,
     STAGES: tl.constexpr,
     IS_EVEN: tl.constexpr,
+    X_IS_TALL: tl.constexpr,
+    NEAR: tl.constexpr,
+    PDL: tl.constexpr,
 ):
-    """Return one tile of W · xᵀ, [BLOCK_OUT, BLOCK_ROWS], over ``BLOCKS`` blocks of inputs."""
+    """Return one tile of the product over ``BLOCKS`` blocks of inputs, float32.
+
+    It is [BLOCK_ROWS, BLOCK_OUT] where x is tall, else [BLOCK_OUT, BLOCK_ROWS].
+    """
     feature = tile * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
     # Rows past the end repeat the last one: loads without a mask are wider.
     row = tl.minimum(feature, out_features - 1).to(tl.int64)
+    if NEAR > 0:
+        bring_near(weight + row * IN_FEATURES + first * BLOCK_IN, NEAR, PDL)
+    # In this order, as in ``add_parts_kernel``: see ``lora``'s shrink, which follows.
+    wait_for_inputs(PDL)
+    let_next_start(PDL)
     token = tl.arange(0, BLOCK_ROWS)
     is_token = (token < rows)[:, None]
-    acc = tl.zeros((BLOCK_OUT, BLOCK_ROWS), tl.float32)
+    if X_IS_TALL:
+        acc = tl.zeros((BLOCK_ROWS, BLOCK_OUT), tl.float32)
+    else:
+        acc = tl.zeros((BLOCK_OUT, BLOCK_ROWS), tl.float32)
     for block in tl.range(BLOCKS, num_stages=STAGES):
         start = (first + block) * BLOCK_IN
         column = start + tl.arange(0, BLOCK_IN)
@@ -62,13 +81,16 @@ def _product(
         else:
             inside = (column < IN_FEATURES)[None, :]
             weights = tl.load(at, mask=inside, other=0.0, eviction_policy="evict_first")
-        acc = dot(weights, tl.trans(values), acc)
+        if X_IS_TALL:
+            acc = dot(values, tl.trans(weights), acc)
+        else:
+            acc = dot(weights, tl.trans(values), acc)
     return acc
 
 
 @triton.jit
 def _store(acc, bias, y, tile, split, rows, out_features):
-    """Write a tile to ``y`` [rows, out_features], or to a split's part of it."""
+    """Write a tile [outputs, rows] to ``y`` [rows, out_features], or to a split's part of it."""
     feature = tile * acc.shape[0] + tl.arange(0, acc.shape[0])
     token = tl.arange(0, acc.shape[1])
     inside = feature < out_features
@@ -94,6 +116,8 @@ def linear_matrix_kernel(
     BLOCK_IN: tl.constexpr,
     STAGES: tl.constexpr,
     SPLITS: tl.constexpr,
+    X_IS_TALL: tl.constexpr,
+    NEAR: tl.constexpr,
     PDL: tl.constexpr,
 ):
     # The same number of blocks for every split: past the end there is nothing but zeros.
@@ -102,13 +126,13 @@ def linear_matrix_kernel(
     IS_EVEN: tl.constexpr = IN_FEATURES % SHARE == 0
     tile = tl.program_id(0)
     split = tl.program_id(1)
-    # In this order, as in ``add_parts_kernel``: see ``lora``'s shrink, which follows.
-    wait_for_inputs(PDL)
-    let_next_start(PDL)
     acc = _product(
         x, weight, tile, split * BLOCKS, rows, x_stride, out_features,
-        IN_FEATURES, BLOCK_ROWS, BLOCK_OUT, BLOCK_IN, BLOCKS, STAGES, IS_EVEN,
+        IN_FEATURES, BLOCK_ROWS, BLOCK_OUT, BLOCK_IN, BLOCKS, STAGES, IS_EVEN, X_IS_TALL, NEAR,
+        PDL,
     )  # fmt: skip
+    if X_IS_TALL:
+        acc = tl.trans(acc)
     _store(acc, bias, y, tile, split, rows, out_features)
 
 
@@ -137,6 +161,10 @@ def multiply(
     out_features, in_features = matrix.shape
     y = torch.empty((rows, out_features), dtype=x.dtype, device=x.device)
     splits = blocks.splits
+    share = blocks.block_in * ceil_div(in_features, blocks.block_in * splits)
+    # Whole programs' shares only, and whole pieces of 16 bytes.
+    is_even = in_features % share == 0 and matrix.data_ptr() % 16 == 0
+    near = min(blocks.near, share * x.element_size()) if is_even else 0
     target = y
     if splits > 1:
         target = torch.empty((splits, rows, out_features), dtype=torch.float32, device=x.device)
@@ -154,6 +182,8 @@ def multiply(
         BLOCK_IN=blocks.block_in,
         STAGES=blocks.stages,
         SPLITS=splits,
+        X_IS_TALL=blocks.x_is_tall,
+        NEAR=near,
         num_warps=blocks.warps,
         **options,
     )

@@ -74,7 +74,7 @@ class TritonLora:
             x = x.contiguous()
         launches = self._of(sites)
         # Before the linear, which may leave memory behind that it still uses.
-        products = tuple(launch.products(x, table) for launch in launches)
+        products = tuple(launch.products(x, batch) for launch in launches)
         if self._is_decode:
             is_beside = x.is_cuda and x.shape[0] > FEW_TOKENS
             known = torch.cuda.current_stream().record_event() if is_beside else None

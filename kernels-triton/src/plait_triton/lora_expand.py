@@ -7,6 +7,13 @@ import triton.language as tl
 
 from plait_triton.language import bound, dot, let_next_start, wait_for_inputs
 from plait_triton.lora_dense import replace_rows, scale_and_add
+from plait_triton.lora_plan import (
+    count_parts,
+    longest_tiles,
+    part_of_site,
+    read_plan,
+    shared_span,
+)
 from plait_triton.lora_tables import (
     count_items,
     find_tokens,
@@ -128,103 +135,82 @@ def _update(
         tl.store(y_at, value.to(before.dtype), mask=y_mask)
 
 
-@triton.jit
-def _shared_span(
-    items, most0, most1, most2, programs, many_programs,
-    OUT0: tl.constexpr, OUT1: tl.constexpr, OUT2: tl.constexpr, FEW_TILES: tl.constexpr,
-    COLUMNS: tl.constexpr, BLOCKS: tl.constexpr,
-):  # fmt: skip
-    """Return how many columns a program takes where programs share those of all work items.
-
-    ``most`` are the tiles that the longest mix has at each site.
-    """
-    ALL_BLOCKS: tl.constexpr = (
-        (OUT0 + COLUMNS - 1) // COLUMNS + (OUT1 + COLUMNS - 1) // COLUMNS
-        + (OUT2 + COLUMNS - 1) // COLUMNS
-    )  # fmt: skip
-    is_long = tl.maximum(tl.maximum(most0, most1), most2) > FEW_TILES
-    programs = tl.where(is_long, many_programs, programs)
-    # The fewer items there are, the more programs share the blocks of each.
-    span = COLUMNS * tl.maximum((items * ALL_BLOCKS + programs - 1) // programs, BLOCKS)
-    # A few programs too many would run when all others are done. Those of sites without a tile end
-    # at once.
-    busy = tl.where(most0 > 0, (OUT0 + span - 1) // span, 0)
-    busy += tl.where(most1 > 0, (OUT1 + span - 1) // span, 0)
-    busy += tl.where(most2 > 0, (OUT2 + span - 1) // span, 0)
-    return span + tl.where(items * busy > programs, COLUMNS, 0)
-
-
-@triton.jit(
-    do_not_specialize=[
-        "max_segments", "tokens_in_all", "programs", "many_programs", "i0", "i1", "i2",
-    ]
-)  # fmt: skip
+@triton.jit(do_not_specialize=["max_segments", "tokens_in_all", "i0", "i1", "i2"])
 def expand_kernel(
     y, y_stride, x, x_stride, h, width, tokens_in_all, arena,
     tile_start, tile_count, start_stride, count_stride, tile_offset, tile_rank, tile_scale,
     dense_start, dense_count, dense_start_stride, dense_count_stride,
     dense_kind, dense_offset, dense_index, dense_weight,
     weight_of_token, order, segment_slot, segment_start, num_segments, max_segments,
-    programs, many_programs, i0, i1, i2, SITES: tl.constexpr, IN: tl.constexpr,
+    i0, i1, i2, plan, SITES: tl.constexpr, IN: tl.constexpr,
     OUT0: tl.constexpr, OUT1: tl.constexpr, OUT2: tl.constexpr, OFFSET0: tl.constexpr,
     OFFSET1: tl.constexpr, OFFSET2: tl.constexpr, ALIGNED: tl.constexpr, EMBED: tl.constexpr,
     DENSE: tl.constexpr, TILE: tl.constexpr, WEIGHT: tl.constexpr, COMPUTE: tl.constexpr,
     SHRINK_TOKENS: tl.constexpr, SHRINK_STEPS: tl.constexpr, SHRINK_PROGRAMS: tl.constexpr,
     PIECES: tl.constexpr, TOKENS: tl.constexpr, FEW_TOKENS: tl.constexpr,
     FEW_TILES: tl.constexpr, ROWS: tl.constexpr, MANY_ROWS: tl.constexpr, COLUMNS: tl.constexpr,
-    BLOCKS: tl.constexpr, SHARED: tl.constexpr, PDL: tl.constexpr,
+    BLOCKS: tl.constexpr, SHARED_BY: tl.constexpr, SHARED_BY_MANY: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
-    """Program (some blocks of ``COLUMNS`` columns of one of up to three sites, of a work item)."""
+    """Program (some blocks of ``COLUMNS`` columns of one of up to three sites, of a work item).
+
+    ``plan`` says what each does, if shrink has written it.
+    ``SHARED_BY`` as many, or ``SHARED_BY_MANY``, all columns are shared; 0: by as many as it takes.
+    """
     let_next_start(PDL)
-    span = COLUMNS * BLOCKS
-    if SHARED:
-        items = count_items(segment_start, num_segments, TOKENS)
-        # The mix that comes first has the most tiles; without a mix anything may stand there.
-        longest = tl.where(tl.load(num_segments) > 0, tl.load(segment_slot), 0)
-        _, most0, _, most1, _, most2 = tile_ranges(
-            tile_start, tile_count, start_stride, count_stride, longest, i0, i1, i2, SITES
+    if plan is not None:
+        wait_for_inputs(PDL)
+        slot, place, tokens, pieces, site, first, last, start, count, before = read_plan(
+            plan, tl.program_id(0)
         )
-        span = _shared_span(
-            items, most0, most1, most2, programs, many_programs, OUT0, OUT1, OUT2, FEW_TILES,
-            COLUMNS, BLOCKS,
+    else:
+        span = COLUMNS * BLOCKS
+        if SHARED_BY > 0:
+            most0, most1, most2 = longest_tiles(
+                tile_start, tile_count, start_stride, count_stride, segment_slot, num_segments,
+                i0, i1, i2, SITES,
+            )  # fmt: skip
+            span = shared_span(
+                count_items(segment_start, num_segments, TOKENS), most0, most1, most2,
+                OUT0, OUT1, OUT2, FEW_TILES, COLUMNS, BLOCKS, SHARED_BY, SHARED_BY_MANY,
+            )  # fmt: skip
+        parts = count_parts(span, OUT0, OUT1, OUT2)
+        # Programs start in order: those of the items that come first, the longest.
+        slot, place, tokens = find_tokens(
+            tl.program_id(0) // parts, segment_slot, segment_start, num_segments, max_segments,
+            TOKENS,
         )  # fmt: skip
-    parts = (OUT0 + span - 1) // span + (OUT1 + span - 1) // span + (OUT2 + span - 1) // span
-    # Programs start in order: those of the items that come first, the longest.
-    item, part = tl.program_id(0) // parts, tl.program_id(0) % parts
-    slot, place, tokens = find_tokens(
-        item, segment_slot, segment_start, num_segments, max_segments, TOKENS
-    )
+        start0, count0, start1, count1, start2, count2 = tile_ranges(
+            tile_start, tile_count, start_stride, count_stride, slot, i0, i1, i2, SITES
+        )
+        site, first, last, start, count, before = part_of_site(
+            tl.program_id(0) % parts, span, start0, count0, start1, count1, start2, count2,
+            OUT0, OUT1, OUT2, SITES,
+        )  # fmt: skip
+        pieces, _ = share_steps(
+            count_items(segment_start, num_segments, SHRINK_TOKENS), SHRINK_STEPS,
+            SHRINK_PROGRAMS, PIECES,
+        )  # fmt: skip
     if tokens <= 0:
         wait_for_inputs(PDL)
         return
-    start, count, start1, count1, start2, count2 = tile_ranges(
-        tile_start, tile_count, start_stride, count_stride, slot, i0, i1, i2, SITES
-    )
-    index, out, offset, begin = i0, OUT0, OFFSET0, 0
+    index, out, offset = i0, OUT0, OFFSET0
     if SITES > 1:
-        parts0 = (OUT0 + span - 1) // span
-        if part >= parts0:
-            part -= parts0
-            index, out, offset, begin = i1, OUT1, OFFSET1, count
-            start, count = start1, count1
-            if SITES > 2:
-                parts1 = (OUT1 + span - 1) // span
-                if part >= parts1:
-                    part -= parts1
-                    index, out, offset, begin = i2, OUT2, OFFSET2, begin + count1
-                    start, count = start2, count2
+        index = tl.where(site == 1, i1, index)
+        out, offset = tl.where(site == 1, OUT1, out), tl.where(site == 1, OFFSET1, offset)
+    if SITES > 2:
+        index = tl.where(site == 2, i2, index)
+        out, offset = tl.where(site == 2, OUT2, out), tl.where(site == 2, OFFSET2, offset)
     dense_entries, first_entry = 0, 0
     if DENSE:
         at = slot.to(tl.int64)
         dense_entries = tl.load(dense_count + at * dense_count_stride + index)
         first_entry = tl.load(dense_start + at * dense_start_stride + index)
-    if part * span >= out or count + dense_entries == 0:
+    if count + dense_entries == 0:
         wait_for_inputs(PDL)
         return
-    pieces, _ = share_steps(
-        count_items(segment_start, num_segments, SHRINK_TOKENS), SHRINK_STEPS, SHRINK_PROGRAMS,
-        PIECES,
-    )  # fmt: skip
+    # Written so that the compiler sees the alignment.
+    first, last = (first // COLUMNS) * COLUMNS, (last // ALIGNED) * ALIGNED
     y_site = y + (offset // ALIGNED) * ALIGNED
     h_piece = tokens_in_all.to(tl.int64) * width
     weights = arena.to(tl.pointer_type(WEIGHT), bitcast=True)
@@ -232,13 +218,12 @@ def expand_kernel(
     row, inside, counts, scale, b_rows = _tiles(
         0, tile_offset, tile_rank, tile_scale, start, count, out, ROWS, TILE, IN, ALIGNED, size
     )
-    last = (tl.minimum((part + 1) * span, out) // ALIGNED) * ALIGNED
-    column = part * span + tl.arange(0, COLUMNS)
+    column = first + tl.arange(0, COLUMNS)
     b = _load_b(weights + b_rows, counts, column, column < last)
     if FEW_TOKENS < TOKENS and tokens <= FEW_TOKENS:
         _update(
-            part * span, last, tokens, place, y_site, y_stride, order, weight_of_token,
-            h + begin * TILE, width, h_piece, pieces, row, inside, counts, scale, b, b_rows,
+            first, last, tokens, place, y_site, y_stride, order, weight_of_token,
+            h + before * TILE, width, h_piece, pieces, row, inside, counts, scale, b, b_rows,
             tile_offset, tile_rank, tile_scale, start, count, out, weights,
             x, x_stride, arena, dense_kind, dense_offset, dense_index, dense_weight,
             first_entry, dense_entries,
@@ -247,8 +232,8 @@ def expand_kernel(
         )  # fmt: skip
     else:
         _update(
-            part * span, last, tokens, place, y_site, y_stride, order, weight_of_token,
-            h + begin * TILE, width, h_piece, pieces, row, inside, counts, scale, b, b_rows,
+            first, last, tokens, place, y_site, y_stride, order, weight_of_token,
+            h + before * TILE, width, h_piece, pieces, row, inside, counts, scale, b, b_rows,
             tile_offset, tile_rank, tile_scale, start, count, out, weights,
             x, x_stride, arena, dense_kind, dense_offset, dense_index, dense_weight,
             first_entry, dense_entries,

@@ -16,8 +16,9 @@ import triton.language as tl
 from plait_triton.language import launch_options
 from plait_triton.lora_expand import expand_kernel
 from plait_triton.lora_parameters import FEW_TILES, token_class
+from plait_triton.lora_plan import PLAN_FIELDS
 from plait_triton.lora_shrink import gather_kernel, shrink_kernel
-from plait_triton.sizes import ceil_div
+from plait_triton.sizes import ceil_div, power_of_two
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,26 +36,10 @@ _DTYPES: Final[Mapping[torch.dtype, Any]] = {
     torch.float16: tl.float16,
 }
 
-
-@dataclass(frozen=True, eq=False)
-class ShrinkCut:
-    """How shrink is cut.
-
-    Attributes
-    ----------
-    facts : tuple
-        What it was chosen for.
-    chosen : ShrinkParameters
-    pieces : int
-        The most of a work item.
-    constants : Mapping[str, Any]
-        Keywords of the launch.
-    """
-
-    facts: tuple[object, ...]
-    chosen: ShrinkParameters
-    pieces: int
-    constants: Mapping[str, Any]
+_OF_PLAN: Final = (
+    "OUT0", "OUT1", "OUT2", "FEW_TILES", "BLOCKS", "SHARED_BY", "SHARED_BY_MANY",
+)  # fmt: skip
+"""What shrink must know of expand's cut to write its plan."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,11 +59,54 @@ class ExpandCut:
     blocks: int
     constants: Mapping[str, Any]
 
+    def programs(self, tokens: int, segments: int, sites: int) -> int:
+        """Return how many are enough for any batch of so many tokens."""
+        items = tokens // self.chosen.tokens + segments
+        programs = items * self.blocks
+        if not self.chosen.programs:
+            return programs
+        # However many of the items there are: what they share, and a part of each site more.
+        shared = max(self.chosen.programs, self.chosen.many_programs)
+        return min(programs, shared + items * sites)
+
+
+@dataclass(frozen=True, eq=False)
+class ShrinkCut:
+    """How shrink is cut.
+
+    Attributes
+    ----------
+    facts : tuple
+        What it was chosen for.
+    chosen : ShrinkParameters
+    pieces : int
+        The most of a work item.
+    expand : ExpandCut | None
+        How expand is cut; None: only expand itself needs to know.
+    constants : Mapping[str, Any]
+        Keywords of the launch.
+    """
+
+    facts: tuple[object, ...]
+    chosen: ShrinkParameters
+    pieces: int
+    expand: ExpandCut | None
+    constants: Mapping[str, Any]
+
 
 class Products(NamedTuple):
-    """What shrink of one launch leaves: h, float32 [pieces, tokens, width], and how it was cut."""
+    """What shrink of one launch leaves.
+
+    Attributes
+    ----------
+    h : Tensor, float32 [pieces, tokens, width]
+    plan : Tensor, int32 [1 + programs of expand, PLAN_FIELDS] | None
+        What they do, where shrink works it out (``plait_triton.lora_plan``).
+    cut : ShrinkCut
+    """
 
     h: torch.Tensor
+    plan: torch.Tensor | None
     cut: ShrinkCut
 
 
@@ -110,17 +138,22 @@ class GroupLaunch:
         self._shrink_cuts: dict[tuple[object, ...], ShrinkCut] = {}
         self._expand_cuts: dict[tuple[object, ...], ExpandCut] = {}
 
-    def products(self, x: torch.Tensor, table: LoraTable) -> Products:
+    def products(self, x: torch.Tensor, batch: LoraBatch) -> Products:
         """Choose how shrink is cut, and make room for what it gives."""
-        tokens = x.shape[0]
-        facts = (token_class(tokens), x.dtype, table.dtype, table.tile_rows)
+        tokens, table = x.shape[0], batch.table
+        facts = (token_class(tokens), x.dtype, table.dtype, table.tile_rows, table.max_dense > 0)
         cut = self._shrink_cuts.get(facts)
         if cut is None:
             cut = self._shrink_cuts[facts] = self._cut_shrink(x, table, facts)
         # A multiple of 16, so that rows are aligned and one variant is compiled.
         width = -(-max(1, self._sites * table.max_tiles * table.tile_rows) // 16) * 16
         h = torch.empty((cut.pieces, tokens, width), dtype=torch.float32, device=x.device)
-        return Products(h, cut)
+        plan = None
+        if cut.expand is not None:
+            segments = batch.segment_slot.shape[0]
+            programs = cut.expand.programs(tokens, segments, self._sites)
+            plan = torch.empty((1 + programs, PLAN_FIELDS), dtype=torch.int32, device=x.device)
+        return Products(h, plan, cut)
 
     def shrink(
         self, x: torch.Tensor, products: Products, batch: LoraBatch, *, x_is_known: bool
@@ -129,7 +162,7 @@ class GroupLaunch:
 
         ``x_is_known``: the linear that reads x has been launched before this.
         """
-        table, (h, cut) = batch.table, products
+        table, (h, plan, cut) = batch.table, products
         pieces, tokens, width = h.shape
         segments = batch.segment_slot.shape[0]
         items = tokens // cut.chosen.tokens + segments
@@ -143,26 +176,26 @@ class GroupLaunch:
             return
         programs = max(items, min(cut.chosen.programs, items * pieces))
         shrink_kernel[(programs, cut.chosen.chunks)](
-            x, x.stride(0), h, width, tokens, *tables, X_IS_KNOWN=x_is_known, **cut.constants
-        )
+            x, x.stride(0), h, width, tokens, *tables, plan, X_IS_KNOWN=x_is_known,
+            **cut.constants,
+        )  # fmt: skip
 
     def expand(
         self, x: torch.Tensor, products: Products, batch: LoraBatch, y: torch.Tensor
     ) -> None:
         """Launch expand."""
-        table, (h, of_shrink) = batch.table, products
+        table, (h, plan, of_shrink) = batch.table, products
         _, tokens, width = h.shape
-        facts = (of_shrink.facts, y.dtype, table.max_dense > 0)
-        cut = self._expand_cuts.get(facts)
+        cut = of_shrink.expand
         if cut is None:
-            cut = self._expand_cuts[facts] = self._cut_expand(y, table, of_shrink)
+            facts = (of_shrink.facts, y.dtype)
+            cut = self._expand_cuts.get(facts)
+            if cut is None:
+                cut = self._expand_cuts[facts] = self._cut_expand(
+                    y.dtype, table, of_shrink.chosen, of_shrink.pieces
+                )
         segments = batch.segment_slot.shape[0]
-        items = tokens // cut.chosen.tokens + segments
-        programs = items * cut.blocks
-        few, many = cut.chosen.programs, cut.chosen.many_programs
-        if few:
-            # However many of the items there are: what they share, and a part of each site more.
-            programs = min(programs, max(few, many) + items * self._sites)
+        programs = cut.programs(tokens, segments, self._sites)
         expand_kernel[(programs,)](
             y, y.stride(0), x, x.stride(0), h, width, tokens, table.arena,
             table.tile_start, table.tile_count, table.tile_start.stride(0),
@@ -170,7 +203,7 @@ class GroupLaunch:
             table.dense_start, table.dense_count, table.dense_start.stride(0),
             table.dense_count.stride(0), table.dense_kind, table.dense_offset, table.dense_index,
             table.dense_weight, batch.token_weight, batch.order, batch.segment_slot,
-            batch.segment_start, batch.num_segments, segments, few, many, *self._index,
+            batch.segment_start, batch.num_segments, segments, *self._index, plan,
             **cut.constants,
         )  # fmt: skip
 
@@ -194,7 +227,7 @@ class GroupLaunch:
             **launch_options(x.device),
         }
         if self._is_embed:
-            return ShrinkCut(facts, chosen, 1, constants)
+            return ShrinkCut(facts, chosen, 1, None, constants)
         constants |= {
             "COMPUTE": compute,
             "COLUMNS": chosen.columns,
@@ -208,10 +241,19 @@ class GroupLaunch:
             "num_warps": chosen.warps,
             "num_stages": chosen.stages,
         }
-        return ShrinkCut(facts, chosen, chosen.pieces, constants)
+        expand = None
+        if chosen.plan:
+            expand = self._cut_expand(x.dtype, table, chosen, chosen.pieces)
+            constants |= {name: expand.constants[name] for name in _OF_PLAN}
+            constants["OUT_COLUMNS"] = expand.chosen.columns
+            constants["MOST_PARTS"] = power_of_two(expand.blocks)
+        return ShrinkCut(facts, chosen, chosen.pieces, expand, constants)
 
-    def _cut_expand(self, y: torch.Tensor, table: LoraTable, of_shrink: ShrinkCut) -> ExpandCut:
-        compute = tl.float32 if torch.float32 in (y.dtype, table.dtype) else _DTYPES[table.dtype]
+    def _cut_expand(
+        self, dtype: torch.dtype, table: LoraTable, of_shrink: ShrinkParameters, pieces: int
+    ) -> ExpandCut:
+        """Cut expand into y of ``dtype``."""
+        compute = tl.float32 if torch.float32 in (dtype, table.dtype) else _DTYPES[table.dtype]
         chosen = self._parameters.expand(
             out_features=max(self._out_features),
             itemsize=compute.primitive_bitwidth // 8,
@@ -224,10 +266,10 @@ class GroupLaunch:
             "TILE": table.tile_rows,
             "WEIGHT": _DTYPES[table.dtype],
             "COMPUTE": compute,
-            "SHRINK_TOKENS": of_shrink.chosen.tokens,
-            "SHRINK_STEPS": ceil_div(self._in_features, of_shrink.chosen.columns),
-            "SHRINK_PROGRAMS": of_shrink.chosen.programs,
-            "PIECES": of_shrink.pieces,
+            "SHRINK_TOKENS": of_shrink.tokens,
+            "SHRINK_STEPS": ceil_div(self._in_features, of_shrink.columns),
+            "SHRINK_PROGRAMS": of_shrink.programs,
+            "PIECES": pieces,
             "TOKENS": chosen.tokens,
             "FEW_TOKENS": chosen.few_tokens,
             "FEW_TILES": FEW_TILES,
@@ -235,10 +277,11 @@ class GroupLaunch:
             "MANY_ROWS": chosen.many_rows,
             "COLUMNS": chosen.columns,
             "BLOCKS": chosen.blocks,
-            "SHARED": chosen.programs > 0,
+            "SHARED_BY": chosen.programs,
+            "SHARED_BY_MANY": chosen.many_programs,
             "num_warps": chosen.warps,
             "num_stages": chosen.stages,
-            **launch_options(y.device),
+            **launch_options(table.arena.device),
         }
         blocks = sum(ceil_div(out, columns) for out in self._out_features)
         return ExpandCut(chosen, blocks, constants)

@@ -12,8 +12,11 @@ FEW_TOKENS = 8
 SOME_TOKENS, MANY_TOKENS = 32, 1024
 """Up to so many tokens, decoding and otherwise, the input columns are shared by more programs."""
 
-PROGRAMS, MANY_PROGRAMS = 528, 792
-"""Four and six for each of the 132 multiprocessors of an H100."""
+SHRINK_PROGRAMS = 528
+"""Four for each of the 132 multiprocessors of an H100."""
+
+EXPAND_PROGRAMS, EXPAND_MANY_PROGRAMS = 396, 792
+"""Three and six."""
 
 FEW_TILES = 2
 """Where the longest mix has more tiles at a site, mixes may differ so much that expand is cut
@@ -42,6 +45,8 @@ class ShrinkParameters:
         The most of them for one work item; their sums are added by expand.
     one : bool
         Whether work items of one token are multiplied without tensor cores.
+    plan : bool
+        Whether expand's plan is written; its work items must be of as many tokens.
     warps, stages : int
     """
 
@@ -54,6 +59,7 @@ class ShrinkParameters:
     programs: int
     pieces: int
     one: bool
+    plan: bool
     warps: int
     stages: int
 
@@ -118,17 +124,25 @@ class LoraParameters:
         """
         if self.is_decode:
             # Every weight is read once: many programs, long reads.
-            chosen = ShrinkParameters(16, sites, 16, 256, 64, 128, PROGRAMS, 16, False, 4, 3)
+            chosen = ShrinkParameters(
+                tokens=16, chunks=sites, rows=16, columns=256, many_rows=64, many_columns=128,
+                programs=SHRINK_PROGRAMS, pieces=16, one=False, plan=False, warps=4, stages=3,
+            )  # fmt: skip
             if tokens > FEW_TOKENS:
                 rows = max(16, power_of_two(16 * sites))
                 columns = 128 if rows > 32 else 256
                 pieces = 16 if tokens <= SOME_TOKENS else 8
-                chosen = replace(chosen, chunks=1, rows=rows, columns=columns, pieces=pieces)
+                chosen = replace(
+                    chosen, chunks=1, rows=rows, columns=columns, pieces=pieces, plan=True
+                )
         else:
             # x is read once for all sites.
             rows = max(16, power_of_two(16 * sites))
             pieces = 16 if tokens <= MANY_TOKENS else 2
-            chosen = ShrinkParameters(64, 1, rows, 64, 64, 64, PROGRAMS, pieces, False, 4, 4)
+            chosen = ShrinkParameters(
+                tokens=64, chunks=1, rows=rows, columns=64, many_rows=64, many_columns=64,
+                programs=SHRINK_PROGRAMS, pieces=pieces, one=False, plan=False, warps=4, stages=4,
+            )  # fmt: skip
         if itemsize > 2:
             columns, many = chosen.columns // 2, chosen.many_columns // 2
             chosen = replace(chosen, columns=columns, many_columns=many)
@@ -138,9 +152,16 @@ class LoraParameters:
     def expand(self, *, out_features: int, itemsize: int) -> ExpandParameters:
         """Choose for expand; ``out_features`` is the most of a site."""
         if self.is_decode:
-            chosen = ExpandParameters(16, 4, 256, PROGRAMS, MANY_PROGRAMS, 1, 16, 16, 4, 1)
+            chosen = ExpandParameters(
+                tokens=16, few_tokens=4, columns=256, programs=EXPAND_PROGRAMS,
+                many_programs=EXPAND_MANY_PROGRAMS, blocks=1, rows=16, many_rows=16,
+                warps=4, stages=1,
+            )  # fmt: skip
         else:
-            chosen = ExpandParameters(32, 32, 128, 0, 0, 4, 16, 16, 4, 1)
+            chosen = ExpandParameters(
+                tokens=32, few_tokens=32, columns=128, programs=0, many_programs=0, blocks=4,
+                rows=16, many_rows=16, warps=4, stages=1,
+            )  # fmt: skip
         if itemsize > 2:
             chosen = replace(chosen, columns=chosen.columns // 2)
         most = max(16, power_of_two(out_features))

@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 
 from plait_triton.language import bound, dot, let_next_start, wait_for_inputs
+from plait_triton.lora_plan import write_plan
 from plait_triton.lora_tables import (
     count_items,
     find_tokens,
@@ -104,13 +105,19 @@ def shrink_kernel(
     x, x_stride, h, width, tokens_in_all, arena,
     tile_start, tile_count, start_stride, count_stride, tile_offset, tile_rank,
     order, segment_slot, segment_start, num_segments, max_segments, i0, i1, i2,
+    plan,
     SITES: tl.constexpr, IN: tl.constexpr, TILE: tl.constexpr, WEIGHT: tl.constexpr,
     COMPUTE: tl.constexpr, TOKENS: tl.constexpr, ROWS: tl.constexpr, MANY_ROWS: tl.constexpr,
     COLUMNS: tl.constexpr, MANY_COLUMNS: tl.constexpr, STEPS: tl.constexpr, PROGRAMS: tl.constexpr,
     PIECES: tl.constexpr, CHUNKS: tl.constexpr, ONE: tl.constexpr, X_IS_KNOWN: tl.constexpr,
-    PDL: tl.constexpr,
+    PDL: tl.constexpr, OUT0: tl.constexpr = 0, OUT1: tl.constexpr = 0, OUT2: tl.constexpr = 0,
+    FEW_TILES: tl.constexpr = 0, OUT_COLUMNS: tl.constexpr = 0, BLOCKS: tl.constexpr = 0,
+    SHARED_BY: tl.constexpr = 0, SHARED_BY_MANY: tl.constexpr = 0, MOST_PARTS: tl.constexpr = 0,
 ):  # fmt: skip
     """Program (piece of the input of a work item, chunk of rank rows).
+
+    ``plan``: room for expand's, if shrink is to write it. The arguments after ``PDL`` are expand's,
+    ``OUT_COLUMNS`` its ``COLUMNS``.
 
     ``X_IS_KNOWN``: the kernel before this one is the linear that reads x too. It lets others start
     when it has x, so that x is there when this starts, and only the linear is left to wait for: in
@@ -126,13 +133,21 @@ def shrink_kernel(
     slot, place, tokens = find_tokens(
         item, segment_slot, segment_start, num_segments, max_segments, TOKENS
     )
-    if piece >= pieces or tokens <= 0:
+    if piece >= pieces:
         wait_for_inputs(PDL)
         return
+    if plan is not None:  # noqa: SIM102 - known when this is compiled, the next is not
+        if piece == 0 and tl.program_id(1) == 0:
+            write_plan(
+                plan, item, items, pieces, tile_start, tile_count, start_stride, count_stride,
+                segment_slot, segment_start, num_segments, max_segments, i0, i1, i2, SITES, TOKENS,
+                OUT0, OUT1, OUT2, FEW_TILES, OUT_COLUMNS, BLOCKS, SHARED_BY, SHARED_BY_MANY,
+                MOST_PARTS, EARLY,
+            )  # fmt: skip
     start0, count0, start1, count1, start2, count2 = tile_ranges(
         tile_start, tile_count, start_stride, count_stride, slot, i0, i1, i2, SITES
     )
-    rows = (count0 + count1 + count2) * TILE
+    rows = tl.where(tokens > 0, (count0 + count1 + count2) * TILE, 0)
     chunk = tl.program_id(1)
     number = tl.arange(0, TOKENS)
     token_inside = number < tokens
