@@ -60,6 +60,8 @@ class DeviceTrace:
     idle_seconds : float
         Of these, those in which nothing ran. While it is traced a kernel takes a little longer to
         start, so that without a tracer the device is idle for no longer.
+    longest_idle_seconds : float
+        Of these, the longest at a time.
     kernels : tuple[KernelTime, ...]
         Those that took longest first.
     """
@@ -67,6 +69,7 @@ class DeviceTrace:
     steps: int
     seconds: float
     idle_seconds: float
+    longest_idle_seconds: float
     kernels: tuple[KernelTime, ...]
 
     @classmethod
@@ -86,14 +89,15 @@ class DeviceTrace:
             )
             raise PlaitError(text)
         by_name: dict[str, list[float]] = defaultdict(list)
-        idle, until = 0.0, ordered[0].start
+        idle, longest, until = 0.0, 0.0, ordered[0].start
         for work in ordered:
             by_name[work.name].append(work.end - work.start)
-            idle += max(0.0, work.start - until)
+            gap = max(0.0, work.start - until)
+            idle, longest = idle + gap, max(longest, gap)
             until = max(until, work.end)
         kernels = [KernelTime(name, len(each), sum(each)) for name, each in by_name.items()]
         kernels.sort(key=lambda kernel: kernel.seconds, reverse=True)
-        return cls(steps, until - ordered[0].start, idle, tuple(kernels))
+        return cls(steps, until - ordered[0].start, idle, longest, tuple(kernels))
 
     @classmethod
     def read(cls, file: Path, steps: int) -> DeviceTrace:
@@ -119,6 +123,7 @@ class DeviceTrace:
             "seconds": self.seconds,
             "idle_seconds": self.idle_seconds,
             "idle": self.idle,
+            "longest_idle_seconds": self.longest_idle_seconds,
             "kernels": {
                 kernel.name: {"calls": kernel.calls, "seconds": kernel.seconds}
                 for kernel in self.kernels
@@ -130,7 +135,8 @@ class DeviceTrace:
         lines = [self._row(kernel) for kernel in _longest(self.kernels)]
         return (
             f"{self.steps} steps of {1e3 * self.seconds / self.steps:.3f} ms, the device idle for "
-            f"{self.idle:.1%}\n\n{columns([_HEADINGS, *lines], {1, 2, 3})}"
+            f"{self.idle:.1%}, at most {1e3 * self.longest_idle_seconds:.3f} ms at a time\n\n"
+            f"{columns([_HEADINGS, *lines], {1, 2, 3})}"
         )
 
     def _row(self, kernel: KernelTime) -> tuple[str, ...]:
