@@ -123,6 +123,19 @@ def test_a_row_past_the_others_is_not_read() -> None:
     assert_is_product(y, x, weight)
 
 
+@pytest.mark.parametrize("rows", [3, 40])
+def test_a_weight_that_begins_anywhere(rows: int) -> None:
+    """What brings weights to the cache ahead takes multiples of 16 bytes only."""
+    x, weight = make_inputs(17, rows, 128, 64, "bfloat16")
+    memory = torch.empty(weight.weight.numel() + 1, dtype=x.dtype, device=DEVICE)
+    moved = DenseWeight(memory[1:].view_as(weight.weight).copy_(weight.weight), weight.bias)
+    blocks = choose(rows, 64, 128, x.dtype, 99 * 1024)
+    assert isinstance(blocks, MatrixBlocks)
+    for each in (weight, moved):
+        y = linear_matrix.multiply(x, each, blocks, launch_options(x.device))
+        assert_is_product(y, x, weight)
+
+
 def test_a_weight_that_is_not_contiguous() -> None:
     x, weight = make_inputs(13, 3, 64, 32, "bfloat16")
     transposed = DenseWeight(weight.weight.T.contiguous().T, weight.bias)
