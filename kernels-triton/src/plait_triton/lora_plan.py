@@ -79,8 +79,10 @@ def part_of_site(
     """
     parts0 = (OUT0 + span - 1) // span
     parts1 = (OUT1 + span - 1) // span
-    site, of_site, out = part * 0, part, part * 0 + OUT0
-    start, count, before = part * 0 + start0, part * 0 + count0, part * 0
+    # Of the shape of ``part``, be it a number or many.
+    zero = part * 0
+    site, of_site, out = zero, part, zero + OUT0
+    start, count, before = zero + start0, zero + count0, zero
     if SITES > 1:
         follows = part >= parts0
         site, of_site = tl.where(follows, 1, site), tl.where(follows, part - parts0, of_site)
