@@ -13,6 +13,7 @@ from plait_kernels.weights import DenseWeight
 from plait_triton import linear, linear_matrix, linear_vector
 from plait_triton.language import launch_options
 from plait_triton.linear_choice import MAX_ROWS, MatrixBlocks, VectorBlocks, choose
+from plait_triton.sizes import ceil_div
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 HALF = ("bfloat16", "float16")
@@ -126,11 +127,12 @@ def test_a_row_past_the_others_is_not_read() -> None:
 @pytest.mark.parametrize("rows", [3, 40])
 def test_a_weight_that_begins_anywhere(rows: int) -> None:
     """What brings weights to the cache ahead takes multiples of 16 bytes only."""
-    x, weight = make_inputs(17, rows, 128, 64, "bfloat16")
+    x, weight = make_inputs(17, rows, 512, 64, "bfloat16")
     memory = torch.empty(weight.weight.numel() + 1, dtype=x.dtype, device=DEVICE)
     moved = DenseWeight(memory[1:].view_as(weight.weight).copy_(weight.weight), weight.bias)
-    blocks = choose(rows, 64, 128, x.dtype, 99 * 1024)
+    blocks = choose(rows, 64, 512, x.dtype, 99 * 1024)
     assert isinstance(blocks, MatrixBlocks)
+    assert blocks.near
     for each in (weight, moved):
         y = linear_matrix.multiply(x, each, blocks, launch_options(x.device))
         assert_is_product(y, x, weight)
@@ -157,6 +159,20 @@ def test_choice_fits_shared_memory_and_rows(shared: int) -> None:
             assert blocks.stages > 1
             # The tall operand has as many rows as the tensor cores of an H100 take.
             assert (blocks.block_rows if blocks.x_is_tall else blocks.block_out) >= 64
+
+
+@pytest.mark.parametrize("rows", [2, 32, 64, 128])
+def test_what_is_brought_near_is_of_the_row(rows: int) -> None:
+    """Of every split, even where there are fewer inputs than the splits have blocks."""
+    counts = set()
+    for in_features in range(16, 4200, 8):
+        blocks = choose(rows, 64, in_features, torch.bfloat16, 227 * 1024)
+        assert isinstance(blocks, MatrixBlocks)
+        counts.add(blocks.near)
+        share = ceil_div(in_features, blocks.block_in * blocks.splits) * blocks.block_in
+        assert blocks.near % 16 == 0
+        assert not blocks.near or (blocks.splits - 1) * share + blocks.near // 2 <= in_features
+    assert {0, 512} <= counts
 
 
 def test_float32_is_multiplied_without_tensor_cores() -> None:

@@ -22,6 +22,9 @@ _MULTIPROCESSORS: Final = 132
 _ENOUGH_PROGRAMS: Final = 96
 """As many read about as fast as the memory can."""
 
+_NEAR: Final = 512
+"""Bytes of a row that are brought near, at most: more is slower."""
+
 _MANY_INPUTS: Final = 8192
 """From here on tiles are not made narrower, as each of them reads all of x, but inputs split."""
 
@@ -66,7 +69,8 @@ class MatrixBlocks:
     x_is_tall : bool
         Whether x is the operand that has at least 64 rows, not the weight.
     near : int
-        Bytes of each row of a tile, at most, that are brought to the L2 cache ahead of all else.
+        Bytes of each row of a tile that are brought to the L2 cache ahead of all else: whole pieces
+        of 16, and no more than there are inputs in a split.
     """
 
     block_rows: int
@@ -76,7 +80,7 @@ class MatrixBlocks:
     stages: int = 4
     splits: int = 1
     x_is_tall: bool = False
-    near: int = 512
+    near: int = 0
 
 
 Blocks: TypeAlias = VectorBlocks | MatrixBlocks
@@ -104,7 +108,10 @@ def choose(
         return None
     blocks = _matrix(rows, out_features, in_features)
     stage = (blocks.block_rows + blocks.block_out) * blocks.block_in * dtype.itemsize
-    return replace(blocks, stages=max(1, min(blocks.stages, shared // stage)))
+    # Where not all splits are of whole blocks, the last ones may begin past the end.
+    is_even = in_features % (blocks.block_in * blocks.splits) == 0
+    near = min(_NEAR, in_features // blocks.splits * dtype.itemsize) if is_even else 0
+    return replace(blocks, stages=max(1, min(blocks.stages, shared // stage)), near=near)
 
 
 def _vector(in_features: int, dtype: torch.dtype) -> VectorBlocks:

@@ -161,10 +161,6 @@ def multiply(
     out_features, in_features = matrix.shape
     y = torch.empty((rows, out_features), dtype=x.dtype, device=x.device)
     splits = blocks.splits
-    share = blocks.block_in * ceil_div(in_features, blocks.block_in * splits)
-    # Whole programs' shares only, and whole pieces of 16 bytes.
-    is_even = in_features % share == 0 and matrix.data_ptr() % 16 == 0
-    near = min(blocks.near, share * x.element_size()) if is_even else 0
     target = y
     if splits > 1:
         target = torch.empty((splits, rows, out_features), dtype=torch.float32, device=x.device)
@@ -183,7 +179,7 @@ def multiply(
         STAGES=blocks.stages,
         SPLITS=splits,
         X_IS_TALL=blocks.x_is_tall,
-        NEAR=near,
+        NEAR=blocks.near if matrix.data_ptr() % 16 == 0 else 0,
         num_warps=blocks.warps,
         **options,
     )
