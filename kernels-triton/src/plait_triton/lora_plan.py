@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 from plait_triton.language import wait_for_inputs
-from plait_triton.lora_tables import find_tokens, tile_ranges
+from plait_triton.lora_tables import tile_ranges
 
 PLAN_FIELDS = 16
 """int32 numbers of a program's plan; as many come before the first, of which one is used."""
@@ -35,6 +35,12 @@ def longest_tiles(
 
 
 @triton.jit
+def count_parts(span, OUT0: tl.constexpr, OUT1: tl.constexpr, OUT2: tl.constexpr):
+    """Return how many programs a work item has, each of ``span`` columns of one site."""
+    return (OUT0 + span - 1) // span + (OUT1 + span - 1) // span + (OUT2 + span - 1) // span
+
+
+@triton.jit
 def shared_span(
     items, most0, most1, most2,
     OUT0: tl.constexpr, OUT1: tl.constexpr, OUT2: tl.constexpr, FEW_TILES: tl.constexpr,
@@ -45,26 +51,17 @@ def shared_span(
 
     ``most`` are the tiles that the longest mix has at each site.
     """
-    ALL_BLOCKS: tl.constexpr = (
-        (OUT0 + COLUMNS - 1) // COLUMNS + (OUT1 + COLUMNS - 1) // COLUMNS
-        + (OUT2 + COLUMNS - 1) // COLUMNS
-    )  # fmt: skip
     is_long = tl.maximum(tl.maximum(most0, most1), most2) > FEW_TILES
     programs = tl.where(is_long, SHARED_BY_MANY, SHARED_BY)
     # The fewer items there are, the more programs share the blocks of each.
-    span = COLUMNS * tl.maximum((items * ALL_BLOCKS + programs - 1) // programs, BLOCKS)
+    blocks = items * count_parts(COLUMNS, OUT0, OUT1, OUT2)
+    span = COLUMNS * tl.maximum((blocks + programs - 1) // programs, BLOCKS)
     # A few programs too many would run when all others are done. Those of sites without a tile end
     # at once.
     busy = tl.where(most0 > 0, (OUT0 + span - 1) // span, 0)
     busy += tl.where(most1 > 0, (OUT1 + span - 1) // span, 0)
     busy += tl.where(most2 > 0, (OUT2 + span - 1) // span, 0)
     return span + tl.where(items * busy > programs, COLUMNS, 0)
-
-
-@triton.jit
-def count_parts(span, OUT0: tl.constexpr, OUT1: tl.constexpr, OUT2: tl.constexpr):
-    """Return how many programs a work item has, each of ``span`` columns of one site."""
-    return (OUT0 + span - 1) // span + (OUT1 + span - 1) // span + (OUT2 + span - 1) // span
 
 
 @triton.jit
@@ -100,24 +97,17 @@ def part_of_site(
 
 @triton.jit
 def write_plan(
-    plan, item, items, pieces, tile_start, tile_count, start_stride, count_stride,
-    segment_slot, segment_start, num_segments, max_segments, i0, i1, i2,
-    SITES: tl.constexpr, TOKENS: tl.constexpr, OUT0: tl.constexpr, OUT1: tl.constexpr,
-    OUT2: tl.constexpr, FEW_TILES: tl.constexpr, COLUMNS: tl.constexpr, BLOCKS: tl.constexpr,
-    SHARED_BY: tl.constexpr, SHARED_BY_MANY: tl.constexpr, MOST_PARTS: tl.constexpr,
-    PDL: tl.constexpr,
+    plan, item, items, slot, place, tokens, pieces, start0, count0, start1, count1, start2, count2,
+    tile_start, tile_count, start_stride, count_stride, segment_slot, num_segments, i0, i1, i2,
+    SITES: tl.constexpr, OUT0: tl.constexpr, OUT1: tl.constexpr, OUT2: tl.constexpr,
+    FEW_TILES: tl.constexpr, COLUMNS: tl.constexpr, BLOCKS: tl.constexpr, SHARED_BY: tl.constexpr,
+    SHARED_BY_MANY: tl.constexpr, MOST_PARTS: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """Write what a work item's programs do, and how many programs there are in all."""
     most0, most1, most2 = longest_tiles(
         tile_start, tile_count, start_stride, count_stride, segment_slot, num_segments,
         i0, i1, i2, SITES,
     )  # fmt: skip
-    slot, place, tokens = find_tokens(
-        item, segment_slot, segment_start, num_segments, max_segments, TOKENS
-    )
-    start0, count0, start1, count1, start2, count2 = tile_ranges(
-        tile_start, tile_count, start_stride, count_stride, slot, i0, i1, i2, SITES
-    )
     span = shared_span(
         items, most0, most1, most2, OUT0, OUT1, OUT2, FEW_TILES, COLUMNS, BLOCKS,
         SHARED_BY, SHARED_BY_MANY,

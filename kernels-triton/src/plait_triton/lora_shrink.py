@@ -136,17 +136,18 @@ def shrink_kernel(
     if piece >= pieces:
         wait_for_inputs(PDL)
         return
-    if plan is not None:  # noqa: SIM102 - known when this is compiled, the next is not
-        if piece == 0 and tl.program_id(1) == 0:
-            write_plan(
-                plan, item, items, pieces, tile_start, tile_count, start_stride, count_stride,
-                segment_slot, segment_start, num_segments, max_segments, i0, i1, i2, SITES, TOKENS,
-                OUT0, OUT1, OUT2, FEW_TILES, OUT_COLUMNS, BLOCKS, SHARED_BY, SHARED_BY_MANY,
-                MOST_PARTS, EARLY,
-            )  # fmt: skip
     start0, count0, start1, count1, start2, count2 = tile_ranges(
         tile_start, tile_count, start_stride, count_stride, slot, i0, i1, i2, SITES
     )
+    if plan is not None:  # noqa: SIM102 - known when this is compiled, the next is not
+        if piece == 0 and tl.program_id(1) == 0:
+            write_plan(
+                plan, item, items, slot, place, tokens, pieces,
+                start0, count0, start1, count1, start2, count2,
+                tile_start, tile_count, start_stride, count_stride, segment_slot, num_segments,
+                i0, i1, i2, SITES, OUT0, OUT1, OUT2, FEW_TILES, OUT_COLUMNS, BLOCKS,
+                SHARED_BY, SHARED_BY_MANY, MOST_PARTS, EARLY,
+            )  # fmt: skip
     rows = tl.where(tokens > 0, (count0 + count1 + count2) * TILE, 0)
     chunk = tl.program_id(1)
     number = tl.arange(0, TOKENS)
