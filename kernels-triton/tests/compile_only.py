@@ -45,6 +45,7 @@ MAX_LENGTH = 4096
 
 LORA_SITES: dict[str, tuple[int, tuple[int, ...]]] = {
     "qkv": (HIDDEN, (HIDDEN, KV_HEADS * HEAD_DIM, KV_HEADS * HEAD_DIM)),
+    "gate_up": (HIDDEN, (INTERMEDIATE, INTERMEDIATE)),
     "down": (INTERMEDIATE, (HIDDEN,)),
 }
 
@@ -198,7 +199,7 @@ def lora() -> None:
     """Call the op on groups of a layer, as a step of decoding and as a prompt."""
     for group, (in_features, out_features) in LORA_SITES.items():
         shape: dict[str, Any] = {"in_features": in_features, "out_features": out_features}
-        for bucket, tokens in (("decode", ROWS), ("prefill", 512)):
+        for bucket, tokens in (("decode", ROWS), ("prefill", 1024), ("prefill", 2048)):
             made: Any = load_op("lora").inputs(
                 0,
                 group=group,
@@ -207,12 +208,16 @@ def lora() -> None:
                 ranks=(16,),
                 max_adapters=1,
                 dense=False,
+                packed=group == "gate_up",
                 dtype=torch.bfloat16,
                 **shape,
             )
             implementation = make("lora", bucket, group=group)
-            hidden = implementation.shrink(made.x, made.sites, made.batch)
-            implementation.expand(hidden, made.sites, made.batch, made.y)
+            sites, batch, y = made.sites, made.batch, made.y
+            hidden = implementation.shrink(made.x, sites, batch)
+            implementation.expand(hidden, sites, batch, y)
+            if group == "gate_up":
+                implementation.expand_silu_and_mul(hidden, sites, batch, y)
 
 
 def lora_of_two_dtypes() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from plait_testing import KernelConformance, Narrowing
+from plait_triton.lora_parameters import LoraParameters
 
 ON_GPU = torch.cuda.is_available()
 QUICK = (
@@ -18,12 +20,23 @@ QUICK = (
     "mixes",
     "dense_rows_and_mixes",
     "two_sites",
+    "gate_and_up",
     "odd_sizes",
     "strided",
     "tiles_of_1_row",
     "float32_arena",
     "embed",
     "head_one_row",
+)
+
+LARGE = (
+    "base_among_others",
+    "mixes",
+    "dense_rows_and_mixes",
+    "gate_and_up",
+    "gate_and_up_base_only",
+    "gate_and_up_no_token",
+    "gate_and_up_strided",
 )
 
 
@@ -35,3 +48,19 @@ class TestLoraOp(KernelConformance):
         dtypes=() if ON_GPU else ("float32", "bfloat16"),
         cases=() if ON_GPU else QUICK,
     )
+
+
+class TestLoraOpOfLargeSteps(KernelConformance):
+    """Every step is cut as those of prompts, which are too large for these tests, are."""
+
+    backend = "triton"
+    narrowing = Narrowing(
+        reason="other ops are cut in one way; what is not about cuts is tested above",
+        ops=("lora",),
+        dtypes=() if ON_GPU else ("float32", "bfloat16"),
+        cases=() if ON_GPU else LARGE,
+    )
+
+    @pytest.fixture(autouse=True)
+    def all_steps_are_large(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(LoraParameters, "is_large", lambda self, tokens: True)

@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import torch
 
-from plait_triton.lora_launch import MAX_SITES, GroupLaunch, Products
+from plait_triton.lora_launch import MAX_SITES, GroupLaunch
 from plait_triton.lora_parameters import FEW_TOKENS, LoraParameters
+from plait_triton.silu_and_mul import SiluAndMul
 
 if TYPE_CHECKING:
     from plait_kernels.config import OpConfig
     from plait_kernels.lora_types import LoraBatch
     from plait_kernels.sites import LoraSite
+    from plait_triton.lora_cuts import Products
 
 
 class Hidden(NamedTuple):
@@ -45,10 +47,11 @@ _Launches: TypeAlias = tuple[GroupLaunch, ...]
 class TritonLora:
     """See ``plait_kernels.ops.lora`` for the contract.
 
-    When tokens are decoded, shrink runs beside the linear that reads the same x, and is launched
-    after it, so that the linear's programs have the first choice of multiprocessors. Of a few
-    tokens it does not wait for the linear, and is done when that is. Of more, the linear leaves a
-    part of the bandwidth unused: shrink has a stream of its own, from when x is known until expand.
+    In small steps, and whenever tokens are decoded, shrink runs beside the linear that reads the
+    same x, and is launched after it, so that the linear's programs have the first choice of
+    multiprocessors. Of a few tokens it does not wait for the linear, and is done when that is. Of
+    more, the linear leaves a part of the bandwidth unused: shrink has a stream of its own, from
+    when x is known until expand.
 
     Parameters
     ----------
@@ -58,9 +61,9 @@ class TritonLora:
     """
 
     def __init__(self, config: OpConfig, parameters: LoraParameters | None = None) -> None:
-        self._is_decode = config.bucket == "decode"
-        self._parameters = parameters or LoraParameters(self._is_decode)
+        self._parameters = parameters or LoraParameters(config.bucket == "decode")
         self._side: torch.cuda.Stream | None = None
+        self._silu_and_mul = SiluAndMul()
         self._known: dict[int, tuple[tuple[LoraSite, ...], _Launches]] = {}
 
     def shrink(
@@ -75,7 +78,7 @@ class TritonLora:
         launches = self._of(sites)
         # Before the linear, which may leave memory behind that it still uses.
         products = tuple(launch.products(x, batch) for launch in launches)
-        if self._is_decode:
+        if not self._parameters.is_large(x.shape[0]):
             is_beside = x.is_cuda and x.shape[0] > FEW_TOKENS
             known = torch.cuda.current_stream().record_event() if is_beside else None
             return Hidden(x, products, is_computed=False, known=known)
@@ -89,12 +92,24 @@ class TritonLora:
         if h is None:
             return
         launches = self._of(sites)
-        if h.known is not None:
-            self._shrink_beside(h.x, h.products, h.known, launches, batch)
-        elif not h.is_computed:
-            _shrink(h.x, h.products, launches, batch, x_is_known=True)
+        self._finish_shrink(h, launches, batch)
         for launch, products in zip(launches, h.products, strict=True):
             launch.expand(h.x, products, batch, y)
+
+    def expand_silu_and_mul(
+        self, h: Hidden | None, sites: tuple[LoraSite, ...], batch: LoraBatch, y: torch.Tensor
+    ) -> torch.Tensor:
+        """Return what ``silu_and_mul`` makes of ``y`` [tokens, gate | up] after ``expand``.
+
+        In one launch where reading and writing y takes the time. Of small steps y is in the cache,
+        and expand, which starts beside the linear, has more programs.
+        """
+        if h is None or not self._parameters.is_large(y.shape[0]):
+            self.expand(h, sites, batch, y)
+            return self._silu_and_mul(y)
+        launches = self._of(sites)
+        self._finish_shrink(h, launches, batch)
+        return launches[0].expand_silu(h.x, h.products[0], batch, y)
 
     def _of(self, sites: tuple[LoraSite, ...]) -> _Launches:
         # By identity: comparing sites costs more than the call that they are for.
@@ -104,6 +119,13 @@ class TritonLora:
             known = sites, tuple(GroupLaunch(part, self._parameters) for part in parts)
             self._known[id(sites)] = known
         return known[1]
+
+    def _finish_shrink(self, h: Hidden, launches: _Launches, batch: LoraBatch) -> None:
+        """Launch what ``shrink`` has left to do."""
+        if h.known is not None:
+            self._shrink_beside(h.x, h.products, h.known, launches, batch)
+        elif not h.is_computed:
+            _shrink(h.x, h.products, launches, batch, x_is_known=True)
 
     def _shrink_beside(
         self,

@@ -5,8 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from plait_triton.language import bound, dot, let_next_start, wait_for_inputs
-from plait_triton.lora_dense import replace_rows, scale_and_add
+from plait_triton.language import bound, let_next_start, wait_for_inputs
 from plait_triton.lora_plan import (
     count_parts,
     longest_tiles,
@@ -14,64 +13,15 @@ from plait_triton.lora_plan import (
     read_plan,
     shared_span,
 )
-from plait_triton.lora_tables import (
-    count_items,
-    find_tokens,
-    share_steps,
-    tile_ranges,
-    tile_rows,
+from plait_triton.lora_products import (
+    add_further_products,
+    add_product,
+    load_b,
+    rank_rows,
+    scaled_hidden,
+    updated,
 )
-
-
-@triton.jit
-def _tiles(
-    first, tile_offset, tile_rank, tile_scale, start, count, out,
-    ROWS: tl.constexpr, TILE: tl.constexpr, IN: tl.constexpr, ALIGNED: tl.constexpr,
-    SIZE: tl.constexpr,
-):  # fmt: skip
-    """Return rank rows: numbers, which shrink wrote, which count, scales, where Bᵀ's begin."""
-    row = first + tl.arange(0, ROWS)
-    tile = start + row // TILE
-    inside = row < count * TILE
-    begin, counts = tile_rows(tile_offset, tile_rank, tile, inside, row, TILE, SIZE)
-    # Written so that the compiler sees the alignment.
-    b_rows = begin + TILE * IN + (row % TILE) * ((out // ALIGNED) * ALIGNED)
-    scale = tl.load(tile_scale + tile, mask=inside, other=0)
-    return row, inside, counts, scale, b_rows
-
-
-@triton.jit
-def _hidden(
-    h_rows, h_piece, pieces, token_inside, token_weight, row, inside, counts, scale,
-    TOKENS: tl.constexpr, PIECES: tl.constexpr,
-):  # fmt: skip
-    """Return scaled h [TOKENS, rows]: the sum of the pieces."""
-    # Shrink wrote all rows of a tile: so masked, they are read several at a time.
-    mask = token_inside[:, None] & inside[None, :]
-    h = tl.zeros((TOKENS, row.shape[0]), tl.float32)
-    # Unrolled, so that they are all on their way at the same time.
-    for piece in tl.static_range(PIECES):
-        at = h_rows[:, None] + (piece * h_piece + row)[None, :]
-        h += tl.load(at, mask=mask & (piece < pieces), other=0)
-    return tl.where(counts[None, :], h, 0) * (scale[None, :] * token_weight[:, None])
-
-
-@triton.jit
-def _load_b(b_rows, counts, column, column_inside):
-    """Return b [rows, columns]."""
-    mask = counts[:, None] & column_inside[None, :]
-    return tl.load(b_rows[:, None] + column[None, :], mask=mask, other=0)
-
-
-@triton.jit
-def _add_product(acc, h, b, COMPUTE: tl.constexpr):
-    """Return ``acc + h · b``."""
-    high = h.to(COMPUTE)
-    acc = dot(high, b.to(COMPUTE), acc)
-    if COMPUTE.primitive_bitwidth < 32:
-        # A second term of 16 bits keeps what rounding h once would lose.
-        acc = dot((h - high.to(tl.float32)).to(COMPUTE), b, acc)
-    return acc
+from plait_triton.lora_tables import count_items, find_tokens, share_steps, tile_ranges
 
 
 @triton.jit
@@ -94,7 +44,7 @@ def _update(
     token_weight = tl.load(weight_of_token + token, mask=token_inside, other=0)
     h_rows = h + place.to(tl.int64) * width
     wait_for_inputs(PDL)
-    h_first = _hidden(
+    h_first = scaled_hidden(
         h_rows, h_piece, pieces, token_inside, token_weight, row, inside, counts, scale,
         TOKENS, PIECES,
     )  # fmt: skip
@@ -104,34 +54,20 @@ def _update(
         y_mask = token_inside[:, None] & column_inside[None, :]
         y_at = (y_site + token * y_stride)[:, None] + column[None, :]
         before = tl.load(y_at, mask=y_mask, other=0)
-        acc = _add_product(tl.zeros((TOKENS, COLUMNS), tl.float32), h_first, b, COMPUTE)
+        acc = add_product(tl.zeros((TOKENS, COLUMNS), tl.float32), h_first, b, COMPUTE)
         # On the way while this block is added to y.
         following = column + COLUMNS
-        b = _load_b(weights + b_rows, counts, following, following < last_column)
-        for first_row in range(ROWS, bound(count * TILE), MANY_ROWS):
-            more, exists, more_counts, more_scale, more_rows = _tiles(
-                first_row, tile_offset, tile_rank, tile_scale, start, count, out,
-                MANY_ROWS, TILE, IN, ALIGNED, SIZE,
-            )  # fmt: skip
-            more_h = _hidden(
-                h_rows, h_piece, pieces, token_inside, token_weight, more, exists, more_counts,
-                more_scale, TOKENS, PIECES,
-            )  # fmt: skip
-            more_b = _load_b(weights + more_rows, more_counts, column, column_inside)
-            acc = _add_product(acc, more_h, more_b, COMPUTE)
-        value = before.to(tl.float32)
-        if DENSE:
-            value = replace_rows(
-                value, x, x_stride, token, token_inside, column, column_inside, arena,
-                dense_kind, dense_offset, dense_index, first_entry, dense_entries,
-                TOKENS, IN, EMBED, WEIGHT,
-            )  # fmt: skip
-        value += acc
-        if DENSE:
-            value = scale_and_add(
-                value, token_weight, column, column_inside, arena,
-                dense_kind, dense_offset, dense_weight, first_entry, dense_entries,
-            )  # fmt: skip
+        b = load_b(weights + b_rows, counts, following, following < last_column)
+        acc = add_further_products(
+            acc, h_rows, h_piece, pieces, token_inside, token_weight, column, column_inside,
+            weights, tile_offset, tile_rank, tile_scale, start, count, out,
+            ROWS, MANY_ROWS, TILE, IN, ALIGNED, SIZE, TOKENS, PIECES, COMPUTE,
+        )  # fmt: skip
+        value = updated(
+            before, acc, x, x_stride, token, token_inside, token_weight, column, column_inside,
+            arena, dense_kind, dense_offset, dense_index, dense_weight, first_entry, dense_entries,
+            TOKENS, IN, DENSE, EMBED, WEIGHT,
+        )  # fmt: skip
         tl.store(y_at, value.to(before.dtype), mask=y_mask)
 
 
@@ -215,11 +151,11 @@ def expand_kernel(
     h_piece = tokens_in_all.to(tl.int64) * width
     weights = arena.to(tl.pointer_type(WEIGHT), bitcast=True)
     size: tl.constexpr = WEIGHT.primitive_bitwidth // 8
-    row, inside, counts, scale, b_rows = _tiles(
+    row, inside, counts, scale, b_rows = rank_rows(
         0, tile_offset, tile_rank, tile_scale, start, count, out, ROWS, TILE, IN, ALIGNED, size
     )
     column = first + tl.arange(0, COLUMNS)
-    b = _load_b(weights + b_rows, counts, column, column < last)
+    b = load_b(weights + b_rows, counts, column, column < last)
     if FEW_TOKENS < TOKENS and tokens <= FEW_TOKENS:
         _update(
             first, last, tokens, place, y_site, y_stride, order, weight_of_token,

@@ -6,15 +6,16 @@ layer and from step to step: it is worked out once and kept, as it takes longer 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import gcd
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 import triton.language as tl
 
 from plait_triton.language import launch_options
+from plait_triton.lora_cuts import ExpandCut, Products, ShrinkCut
 from plait_triton.lora_expand import expand_kernel
+from plait_triton.lora_expand_silu import expand_silu_kernel
 from plait_triton.lora_parameters import FEW_TILES, token_class
 from plait_triton.lora_plan import PLAN_FIELDS
 from plait_triton.lora_shrink import gather_kernel, shrink_kernel
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from plait_kernels.lora_types import LoraBatch, LoraTable
     from plait_kernels.sites import LoraSite
-    from plait_triton.lora_parameters import ExpandParameters, LoraParameters, ShrinkParameters
+    from plait_triton.lora_parameters import ExpandParameters, LoraParameters
 
 MAX_SITES: Final = 3
 """Sites that one launch takes."""
@@ -40,74 +41,6 @@ _OF_PLAN: Final = (
     "OUT0", "OUT1", "OUT2", "FEW_TILES", "BLOCKS", "SHARED_BY", "SHARED_BY_MANY",
 )  # fmt: skip
 """What shrink must know of expand's cut to write its plan."""
-
-
-@dataclass(frozen=True, eq=False)
-class ExpandCut:
-    """How expand is cut.
-
-    Attributes
-    ----------
-    chosen : ExpandParameters
-    blocks : int
-        The most programs of a work item.
-    constants : Mapping[str, Any]
-        Keywords of the launch.
-    """
-
-    chosen: ExpandParameters
-    blocks: int
-    constants: Mapping[str, Any]
-
-    def programs(self, tokens: int, segments: int, sites: int) -> int:
-        """Return how many are enough for any batch of so many tokens."""
-        items = tokens // self.chosen.tokens + segments
-        programs = items * self.blocks
-        if not self.chosen.programs:
-            return programs
-        # However many of the items there are: what they share, and a part of each site more.
-        shared = max(self.chosen.programs, self.chosen.many_programs)
-        return min(programs, shared + items * sites)
-
-
-@dataclass(frozen=True, eq=False)
-class ShrinkCut:
-    """How shrink is cut.
-
-    Attributes
-    ----------
-    facts : tuple
-        What it was chosen for.
-    chosen : ShrinkParameters
-    pieces : int
-        The most of a work item.
-    expand : ExpandCut | None
-        How expand is cut; None: only expand itself needs to know.
-    constants : Mapping[str, Any]
-        Keywords of the launch.
-    """
-
-    facts: tuple[object, ...]
-    chosen: ShrinkParameters
-    pieces: int
-    expand: ExpandCut | None
-    constants: Mapping[str, Any]
-
-
-class Products(NamedTuple):
-    """What shrink of one launch leaves.
-
-    Attributes
-    ----------
-    h : Tensor, float32 [pieces, tokens, width]
-    plan : Tensor, int32 [1 + programs of expand, PLAN_FIELDS] | None
-        What they do, where shrink works it out (``plait_triton.lora_plan``).
-    cut : ShrinkCut
-    """
-
-    h: torch.Tensor
-    plan: torch.Tensor | None
-    cut: ShrinkCut
 
 
 class GroupLaunch:
@@ -132,11 +65,13 @@ class GroupLaunch:
         out = self._out_features + absent
         offset = tuple(site.out_offset for site in sites) + absent
         self._shape = {"SITES": self._sites, "IN": self._in_features}
-        self._outputs = {"ALIGNED": gcd(16, *out, *offset), "EMBED": self._is_embed}
+        self._aligned = gcd(16, *out, *offset)
+        self._outputs: dict[str, Any] = {"EMBED": self._is_embed}
         for i in range(MAX_SITES):
             self._outputs |= {f"OUT{i}": out[i], f"OFFSET{i}": offset[i]}
         self._shrink_cuts: dict[tuple[object, ...], ShrinkCut] = {}
         self._expand_cuts: dict[tuple[object, ...], ExpandCut] = {}
+        self._silu_cuts: dict[tuple[object, ...], ExpandCut] = {}
 
     def products(self, x: torch.Tensor, batch: LoraBatch) -> Products:
         """Choose how shrink is cut, and make room for what it gives."""
@@ -184,7 +119,7 @@ class GroupLaunch:
         self, x: torch.Tensor, products: Products, batch: LoraBatch, y: torch.Tensor
     ) -> None:
         """Launch expand."""
-        table, (h, plan, of_shrink) = batch.table, products
+        h, plan, of_shrink = products
         _, tokens, width = h.shape
         cut = of_shrink.expand
         if cut is None:
@@ -192,20 +127,36 @@ class GroupLaunch:
             cut = self._expand_cuts.get(facts)
             if cut is None:
                 cut = self._expand_cuts[facts] = self._cut_expand(
-                    y.dtype, table, of_shrink.chosen, of_shrink.pieces
+                    tokens, y.dtype, batch.table, of_shrink
                 )
         segments = batch.segment_slot.shape[0]
         programs = cut.programs(tokens, segments, self._sites)
         expand_kernel[(programs,)](
-            y, y.stride(0), x, x.stride(0), h, width, tokens, table.arena,
-            table.tile_start, table.tile_count, table.tile_start.stride(0),
-            table.tile_count.stride(0), table.tile_offset, table.tile_rank, table.tile_scale,
-            table.dense_start, table.dense_count, table.dense_start.stride(0),
-            table.dense_count.stride(0), table.dense_kind, table.dense_offset, table.dense_index,
-            table.dense_weight, batch.token_weight, batch.order, batch.segment_slot,
-            batch.segment_start, batch.num_segments, segments, *self._index, plan,
-            **cut.constants,
+            y, y.stride(0), x, x.stride(0), h, width, tokens, *_of_table(batch.table),
+            batch.token_weight, batch.order, batch.segment_slot, batch.segment_start,
+            batch.num_segments, segments, *self._index, plan, **cut.constants,
         )  # fmt: skip
+
+    def expand_silu(
+        self, x: torch.Tensor, products: Products, batch: LoraBatch, y: torch.Tensor
+    ) -> torch.Tensor:
+        """Launch expand of gate and up with ``silu_and_mul``; returns what that gives."""
+        h, _, of_shrink = products
+        _, tokens, width = h.shape
+        facts = (of_shrink.facts, y.dtype)
+        cut = self._silu_cuts.get(facts)
+        if cut is None:
+            cut = self._silu_cuts[facts] = self._cut_silu(y.dtype, batch.table, of_shrink)
+        z = torch.empty((tokens, self._out_features[0]), dtype=y.dtype, device=y.device)
+        segments = batch.segment_slot.shape[0]
+        # Those of the mixes, then those that take what is left of each block of tokens.
+        items = tokens // cut.chosen.tokens + segments + ceil_div(tokens, cut.chosen.tokens)
+        expand_silu_kernel[(items * cut.blocks,)](
+            y, y.stride(0), z, x, x.stride(0), h, width, tokens, *_of_table(batch.table),
+            batch.token_weight, batch.token_slot, batch.order, batch.segment_slot,
+            batch.segment_start, batch.num_segments, segments, *self._index[:2], **cut.constants,
+        )  # fmt: skip
+        return z
 
     def _cut_shrink(
         self, x: torch.Tensor, table: LoraTable, facts: tuple[object, ...]
@@ -243,45 +194,84 @@ class GroupLaunch:
         }
         expand = None
         if chosen.plan:
-            expand = self._cut_expand(x.dtype, table, chosen, chosen.pieces)
+            # Of the dtype that y will have.
+            of_shrink = ShrinkCut(facts, chosen, chosen.pieces, None, constants)
+            expand = self._cut_expand(x.shape[0], x.dtype, table, of_shrink)
             constants |= {name: expand.constants[name] for name in _OF_PLAN}
             constants["OUT_COLUMNS"] = expand.chosen.columns
             constants["MOST_PARTS"] = power_of_two(expand.blocks)
         return ShrinkCut(facts, chosen, chosen.pieces, expand, constants)
 
     def _cut_expand(
-        self, dtype: torch.dtype, table: LoraTable, of_shrink: ShrinkParameters, pieces: int
+        self, tokens: int, dtype: torch.dtype, table: LoraTable, of_shrink: ShrinkCut
     ) -> ExpandCut:
-        """Cut expand into y of ``dtype``."""
-        compute = tl.float32 if torch.float32 in (dtype, table.dtype) else _DTYPES[table.dtype]
+        """Cut expand into y [tokens, columns] of ``dtype``."""
+        compute = _compute_dtype(dtype, table)
         chosen = self._parameters.expand(
+            tokens=tokens,
             out_features=max(self._out_features),
             itemsize=compute.primitive_bitwidth // 8,
         )
-        columns = chosen.columns * chosen.blocks
         constants = {
-            **self._shape,
             **self._outputs,
+            **self._constants(chosen, compute, table, of_shrink),
+            "SITES": self._sites,
+            "FEW_TOKENS": chosen.few_tokens,
+            "FEW_TILES": FEW_TILES,
+            "SHARED_BY": chosen.programs,
+            "SHARED_BY_MANY": chosen.many_programs,
+        }
+        columns = chosen.columns * chosen.blocks
+        blocks = sum(ceil_div(out, columns) for out in self._out_features)
+        return ExpandCut(chosen, blocks, constants)
+
+    def _cut_silu(self, dtype: torch.dtype, table: LoraTable, of_shrink: ShrinkCut) -> ExpandCut:
+        """Cut expand of gate and up of ``dtype`` with ``silu_and_mul``."""
+        out_features = self._out_features[0]
+        compute = _compute_dtype(dtype, table)
+        chosen = self._parameters.expand_silu(
+            out_features=out_features, itemsize=compute.primitive_bitwidth // 8
+        )
+        constants = {"OUT": out_features, **self._constants(chosen, compute, table, of_shrink)}
+        return ExpandCut(chosen, ceil_div(out_features, chosen.columns * chosen.blocks), constants)
+
+    def _constants(
+        self, chosen: ExpandParameters, compute: Any, table: LoraTable, of_shrink: ShrinkCut
+    ) -> dict[str, Any]:
+        """Return the keywords that all launches of expand have."""
+        return {
+            "IN": self._in_features,
+            "ALIGNED": self._aligned,
             "DENSE": table.max_dense > 0,
             "TILE": table.tile_rows,
             "WEIGHT": _DTYPES[table.dtype],
             "COMPUTE": compute,
-            "SHRINK_TOKENS": of_shrink.tokens,
-            "SHRINK_STEPS": ceil_div(self._in_features, of_shrink.columns),
-            "SHRINK_PROGRAMS": of_shrink.programs,
-            "PIECES": pieces,
+            "SHRINK_TOKENS": of_shrink.chosen.tokens,
+            "SHRINK_STEPS": ceil_div(self._in_features, of_shrink.chosen.columns),
+            "SHRINK_PROGRAMS": of_shrink.chosen.programs,
+            "PIECES": of_shrink.pieces,
             "TOKENS": chosen.tokens,
-            "FEW_TOKENS": chosen.few_tokens,
-            "FEW_TILES": FEW_TILES,
             "ROWS": chosen.rows,
             "MANY_ROWS": chosen.many_rows,
             "COLUMNS": chosen.columns,
             "BLOCKS": chosen.blocks,
-            "SHARED_BY": chosen.programs,
-            "SHARED_BY_MANY": chosen.many_programs,
             "num_warps": chosen.warps,
             "num_stages": chosen.stages,
             **launch_options(table.arena.device),
         }
-        blocks = sum(ceil_div(out, columns) for out in self._out_features)
-        return ExpandCut(chosen, blocks, constants)
+
+
+def _compute_dtype(dtype: torch.dtype, table: LoraTable) -> Any:
+    """Return in what h and B are multiplied where y is of ``dtype``."""
+    return tl.float32 if torch.float32 in (dtype, table.dtype) else _DTYPES[table.dtype]
+
+
+def _of_table(table: LoraTable) -> tuple[Any, ...]:
+    """Return the arguments that every launch of expand takes from the tables."""
+    return (
+        table.arena, table.tile_start, table.tile_count, table.tile_start.stride(0),
+        table.tile_count.stride(0), table.tile_offset, table.tile_rank, table.tile_scale,
+        table.dense_start, table.dense_count, table.dense_start.stride(0),
+        table.dense_count.stride(0), table.dense_kind, table.dense_offset, table.dense_index,
+        table.dense_weight,
+    )  # fmt: skip

@@ -7,10 +7,14 @@ from dataclasses import dataclass, replace
 from plait_triton.sizes import ceil_div, power_of_two
 
 FEW_TOKENS = 8
-"""Decoding up to so many tokens, the rank rows of each site are multiplied by other programs."""
+"""Of up to so many tokens, the rank rows of each site are multiplied by other programs."""
 
 SOME_TOKENS, MANY_TOKENS = 32, 1024
-"""Up to so many tokens, decoding and otherwise, the input columns are shared by more programs."""
+"""Up to so many tokens, of small steps and of others, more programs share the input columns."""
+
+SMALL_STEP = 512
+"""Steps of up to so many tokens are cut as if all were decoded, though some be of prompts: most
+mixes have few tokens there, and the weights take longer to be read than all of them together."""
 
 SHRINK_PROGRAMS = 528
 """Four for each of the 132 multiprocessors of an H100."""
@@ -100,7 +104,7 @@ class ExpandParameters:
 
 def token_class(tokens: int) -> int:
     """Return a number that is the same for all numbers of tokens that are cut alike."""
-    return (tokens > FEW_TOKENS) + (tokens > SOME_TOKENS) + (tokens > MANY_TOKENS)
+    return sum(tokens > most for most in (FEW_TOKENS, SOME_TOKENS, SMALL_STEP, MANY_TOKENS))
 
 
 @dataclass(frozen=True)
@@ -115,6 +119,10 @@ class LoraParameters:
 
     is_decode: bool
 
+    def is_large(self, tokens: int) -> bool:
+        """Tell whether so many tokens are cut as those of prompts."""
+        return not self.is_decode and tokens > SMALL_STEP
+
     def shrink(
         self, *, tokens: int, sites: int, in_features: int, itemsize: int
     ) -> ShrinkParameters:
@@ -122,7 +130,7 @@ class LoraParameters:
 
         ``itemsize`` is that of the operands of the products.
         """
-        if self.is_decode:
+        if not self.is_large(tokens):
             # Every weight is read once: many programs, long reads.
             chosen = ShrinkParameters(
                 tokens=16, chunks=sites, rows=16, columns=256, many_rows=64, many_columns=128,
@@ -149,9 +157,12 @@ class LoraParameters:
         # No program is left without columns where there are few.
         return replace(chosen, pieces=min(chosen.pieces, ceil_div(in_features, chosen.columns)))
 
-    def expand(self, *, out_features: int, itemsize: int) -> ExpandParameters:
-        """Choose for expand; ``out_features`` is the most of a site."""
-        if self.is_decode:
+    def expand(self, *, tokens: int, out_features: int, itemsize: int) -> ExpandParameters:
+        """Choose for expand of ``tokens`` tokens, of which only the ``token_class`` matters.
+
+        ``out_features`` is the most of a site.
+        """
+        if not self.is_large(tokens):
             chosen = ExpandParameters(
                 tokens=16, few_tokens=4, columns=256, programs=EXPAND_PROGRAMS,
                 many_programs=EXPAND_MANY_PROGRAMS, blocks=1, rows=16, many_rows=16,
@@ -162,7 +173,21 @@ class LoraParameters:
                 tokens=32, few_tokens=32, columns=128, programs=0, many_programs=0, blocks=4,
                 rows=16, many_rows=16, warps=4, stages=1,
             )  # fmt: skip
-        if itemsize > 2:
-            chosen = replace(chosen, columns=chosen.columns // 2)
-        most = max(16, power_of_two(out_features))
-        return replace(chosen, columns=min(chosen.columns, most))
+        return _as_wide_as(chosen, out_features, itemsize)
+
+    def expand_silu(self, *, out_features: int, itemsize: int) -> ExpandParameters:
+        """Choose for expand with ``silu_and_mul``, of a large step.
+
+        ``out_features`` is that of each site.
+        """
+        chosen = ExpandParameters(
+            tokens=16, few_tokens=16, columns=128, programs=0, many_programs=0, blocks=16,
+            rows=16, many_rows=16, warps=4, stages=1,
+        )  # fmt: skip
+        return _as_wide_as(chosen, out_features, itemsize)
+
+
+def _as_wide_as(chosen: ExpandParameters, out_features: int, itemsize: int) -> ExpandParameters:
+    """Take fewer columns at a time where operands are large, or there are not as many."""
+    columns = chosen.columns // 2 if itemsize > 2 else chosen.columns
+    return replace(chosen, columns=min(columns, max(16, power_of_two(out_features))))

@@ -124,6 +124,19 @@ def test_what_is_not_timed_is_the_kernels_own() -> None:
         kernel.prepare  # noqa: B018
 
 
+def test_calls_that_an_implementation_need_not_have() -> None:
+    config = OpConfig.of("lora", dtype="float32", bucket="decode", max_tokens=1, group="gate_up")
+    calls = dict.fromkeys(("shrink", "expand", "expand_silu_and_mul"), abs)
+    clock = Clock()
+    for names in (("shrink", "expand"), tuple(calls)):
+        kernel = SimpleNamespace(**{name: calls[name] for name in names})
+        (timed,) = timed_table(KernelTable({}, {config: kernel}), clock, 9).implementations.values()
+        assert [name for name in calls if hasattr(timed, name)] == list(names)
+        assert [getattr(timed, name)(-1) for name in names] == [1] * len(names)
+        counted = {part: time.calls for part, time in clock.take().items()}
+        assert counted == {"lora shrink": 1, "lora expand": len(names) - 1}
+
+
 def test_an_op_without_a_part_counts_under_its_name() -> None:
     def config(op: str, **params: int) -> OpConfig:
         return OpConfig.of(op, dtype="float32", bucket="decode", max_tokens=1, **params)

@@ -91,6 +91,26 @@ def test_the_buckets_may_have_different_kernels(factory_module: str) -> None:
     assert table.choices[linear("prefill", 64)].chosen.kernel is large
 
 
+def test_backends_are_those_of_what_is_bound(factory_module: str) -> None:
+    of_prompts = Kernel(
+        "linear",
+        f"{factory_module}:make",
+        priority=1,
+        supports=lambda config: () if config.bucket == "prefill" else ("prompts only",),
+    )
+    loaded = LoadedBackends(
+        (
+            Backend("one", (Kernel("linear", f"{factory_module}:make"),)),
+            Backend("other", (of_prompts,)),
+        )
+    )
+    configs = [linear(bucket, features=2) for bucket in BUCKETS]
+    table = select(configs, loaded, KernelRequest.parse(""), Device())
+    assert table.backends("linear", "float32", features=2) == ("one", "other")
+    with pytest.raises(KernelError, match="no kernel was chosen"):
+        table.backends("linear", "float32", features=3)
+
+
 def test_only_chosen_factories_are_imported(factory_module: str) -> None:
     kernels = (
         Kernel("linear", f"{factory_module}:make"),

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
 import plait_models
+from plait_kernels.loader import load_backends
+from plait_kernels.ops.lora import ReferenceLora
+from plait_kernels.probe import device_of
+from plait_kernels.request import KernelRequest
+from plait_kernels.selection import select
 from plait_kernels.sites import SITE_GROUPS, LoraSite
 
 if TYPE_CHECKING:
@@ -18,6 +24,7 @@ PROMPTS = [[5, 60, 0, 17, 17, 3], [33, 4], [7, 2, 58, 41], [11, 0, 29]]
 DECODED = [[50], [9], [0], [13]]
 SLOTS = [0, -1, 1, 0]
 RANKS = (3, 12)
+LAYERS = 3
 
 
 def random_adapter(sites: Sequence[LoraSite], rank: int, seed: int) -> dict[str, Any]:
@@ -73,6 +80,46 @@ def test_adapters_in_one_batch_equal_merged_models(
         assert (got - expected).abs().max() < 1e-4 * largest
         if slot >= 0:
             assert (base - expected).abs().max() > 1e-2 * largest
+
+
+@pytest.mark.parametrize(
+    ("kernels", "calls"), [("*=reference", LAYERS), ("silu_and_mul=torch;*=reference", 0)]
+)
+def test_one_backend_of_lora_and_activation_does_both_at_once(
+    kernels: str,
+    calls: int,
+    tiny_checkpoint: Any,
+    paged_run: Any,
+    hand_made_lora: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    counted = []
+    right = ReferenceLora.expand_silu_and_mul
+
+    def count(self: ReferenceLora, *arguments: Any) -> torch.Tensor:
+        counted.append(arguments)
+        return right(self, *arguments)
+
+    monkeypatch.setattr(ReferenceLora, "expand_silu_and_mul", count)
+    path, oracle = tiny_checkpoint({})
+    build = partial(
+        select,
+        loaded=load_backends(),
+        request=KernelRequest.parse(kernels),
+        device=device_of("cpu"),
+    )
+    model = plait_models.load(path, build_kernels=build, block_size=4)
+    sites = [site for site in model.sites if site.group == "gate_up"]
+    adapter = random_adapter(sites, 3, 0)
+    lora = hand_made_lora(model.sites, [adapter])
+    prompts = PROMPTS[:2]
+    batch = lora.batch([-1] * len(prompts[0]) + [0] * len(prompts[1]))
+    outputs = paged_run(model, 2).step(prompts, lora=batch, site_groups=frozenset({"gate_up"}))
+    assert len(counted) == calls
+    for output, prompt, of in zip(outputs, prompts, (oracle, merge(oracle, adapter)), strict=True):
+        with torch.no_grad():
+            expected = of(torch.tensor([prompt])).logits[0]
+        assert (output - expected).abs().max() < 1e-4 * expected.abs().max()
 
 
 def test_groups_outside_the_set_launch_nothing(

@@ -48,6 +48,26 @@ def make(config):
     return Wrong()
 """
 
+WITH_ACTIVATION = """
+from plait_kernels.ops.lora import ReferenceLora
+
+class Wrong(ReferenceLora):
+    def expand_silu_and_mul(self, h, sites, batch, y):
+        {body}
+
+def make(config):
+    return Wrong()
+"""
+
+WITHOUT_ACTIVATION = """
+from types import SimpleNamespace
+from plait_kernels.ops.lora import ReferenceLora
+
+def make(config):
+    right = ReferenceLora()
+    return SimpleNamespace(shrink=right.shrink, expand=right.expand)
+"""
+
 KV_WRITE = """
 import torch
 from plait_kernels.ops.kv_write import reference
@@ -113,6 +133,13 @@ WRONG_RESULTS: dict[str, tuple[str, str, str, str, str]] = {
         "rank_512",
         "y differs from the reference",
     ),
+    "the activation": (
+        "lora",
+        WITH_ACTIVATION,
+        "self.expand(h, sites, batch, y)\n        return y[:, :44] * y[:, 44:]",
+        "gate_and_up",
+        "the output differs from the reference",
+    ),
     "128 adapters only": (
         "lora",
         LORA,
@@ -138,6 +165,16 @@ def test_wrong_results(
         failed = [line for line in run.output.splitlines() if line.startswith("FAILED")]
         assert failed
         assert all(only in line for line in failed)
+
+
+@pytest.mark.parametrize("has_it", [True, False])
+def test_a_call_that_it_need_not_have(install: Any, run_pytest: Any, has_it: bool) -> None:
+    """It is tried if it is there."""
+    right = "return super().expand_silu_and_mul(h, sites, batch, y)"
+    install(WITH_ACTIVATION.format(body=right) if has_it else WITHOUT_ACTIVATION, op="lora")
+    run = run_pytest("-v", "-k", AGREES)
+    assert (run.passed, run.failed) == ({AGREES}, set())
+    assert ("gate_and_up" in run.output) == has_it
 
 
 WRONG_WRITES: dict[str, tuple[str, str, str, str]] = {

@@ -119,6 +119,15 @@ class KernelTable:
         KernelError
             The table was built without a config for this call and one of the buckets.
         """
+        return tuple(self.implementations[config] for config in self._configs(op, dtype, params))
+
+    def backends(self, op: str, dtype: str, **params: Scalar) -> tuple[str, ...]:
+        """Return the names of the backends whose implementations ``bind`` returns."""
+        configs = self._configs(op, dtype, params)
+        return tuple(self.choices[config].chosen.backend.name for config in configs)
+
+    def _configs(self, op: str, dtype: str, params: Mapping[str, Scalar]) -> tuple[OpConfig, ...]:
+        """Find the configs of one call, indexed like ``BUCKETS``."""
         key = tuple(sorted(params.items()))
         found: dict[str, OpConfig] = {}
         for config in sorted(self.implementations, key=lambda config: config.max_tokens):
@@ -140,7 +149,7 @@ class KernelTable:
                 "the table is built from"
             )
             raise KernelError(msg)
-        return tuple(self.implementations[found[bucket]] for bucket in BUCKETS)
+        return tuple(found[bucket] for bucket in BUCKETS)
 
     def describe(self) -> tuple[str, ...]:
         """Return one line a config for the log: what was chosen, and why nothing else was."""

@@ -35,6 +35,10 @@ class Case:
         compute it is not looked at.
     is_nonsense : bool
         No kernel can do this: to accept it is an error.
+    leeway : float
+        By which the op's tolerance is multiplied.
+    optional_call : str
+        Of which call it is, if that is one which an implementation need not have; else empty.
     """
 
     name: str
@@ -44,6 +48,8 @@ class Case:
     buckets: tuple[str, ...] = BUCKETS
     has_reference: bool = True
     is_nonsense: bool = False
+    leeway: float = 1.0
+    optional_call: str = ""
 
     def config(self, op: str, dtype: str, bucket: str) -> OpConfig:
         """Return the config by which a kernel is chosen for this case."""

@@ -106,7 +106,7 @@ class ConformanceSession:
                     refusals.update(dict.fromkeys(against))
                 elif case.has_reference:
                     op_cases = load_cases(kernel.op)
-                    yield Subject(
+                    subject = Subject(
                         cls.backend,
                         kernel,
                         op_cases,
@@ -116,6 +116,8 @@ class ConformanceSession:
                         device.type,
                         self._references,
                     )
+                    if subject.has_call:
+                        yield subject
 
 
 def _variants(op: str) -> Iterator[tuple[Case, str, str]]:

@@ -61,6 +61,17 @@ class Subject:
         module, _, function = self.kernel.factory.partition(":")
         return getattr(importlib.import_module(module), function)(self.config)
 
+    @property
+    def has_call(self) -> bool:
+        """Whether the implementation has the call that the case is of."""
+        if not self.case.optional_call:
+            return True
+        try:
+            return hasattr(self.make(), self.case.optional_call)
+        except Exception:
+            # Its tests will say what is wrong with it.
+            return True
+
     def arguments(self, *, further: int = 0) -> Any:
         """Make the arguments, the same at every call; ``further`` = 1, 2, … makes others."""
         return self.op_cases.arguments(self.case, self.seed + further, self.dtype, self.device)

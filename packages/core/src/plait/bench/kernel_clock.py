@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _CALL = "__call__"
 _METHODS: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {"attention": ("plan", "run"), "lora": ("shrink", "expand")}
+    {"attention": ("plan", "run"), "lora": ("shrink", "expand", "expand_silu_and_mul")}
 )
 _PARTS: Mapping[tuple[str, str], str] = MappingProxyType(
     {
@@ -29,6 +29,7 @@ _PARTS: Mapping[tuple[str, str], str] = MappingProxyType(
         ("silu_and_mul", _CALL): "activation",
         ("lora", "shrink"): "lora shrink",
         ("lora", "expand"): "lora expand",
+        ("lora", "expand_silu_and_mul"): "lora expand",
         ("apply_penalties", _CALL): "sampling",
         ("sample", _CALL): "sampling",
     }
@@ -135,6 +136,8 @@ def _timed(config: OpConfig, implementation: Any, clock: Clock, vocab_size: int)
     methods = {
         name: clock.timed(_part(config, name, vocab_size), getattr(implementation, name))
         for name in _METHODS.get(config.op, (_CALL,))
+        # An implementation need not have all of them.
+        if hasattr(implementation, name)
     }
     return TimedKernel(implementation, methods)
 

@@ -1,8 +1,8 @@
 """The ``lora`` op: add what each token's mix of adapters changes to the output of a projection.
 
-An implementation is an object with two calls. Both take ``sites``, a tuple of ``LoraSite`` that
-share an input, and ``batch``, a ``LoraBatch`` (see ``plait_kernels.lora_types`` for what the
-tables mean).
+An implementation is an object with two calls, and may have a third. All take ``sites``, a tuple of
+``LoraSite`` that share an input, and ``batch``, a ``LoraBatch`` (see ``plait_kernels.lora_types``
+for what the tables mean).
 
 ``shrink(x, sites, batch) -> h``
     ``x`` is [tokens, in_features] in the activations' dtype; of an ``embed`` site it is token ids,
@@ -16,6 +16,13 @@ tables mean).
     strided, its columns are adjacent. ``sites`` is the tuple that ``shrink`` was given. Site s
     owns columns ``out_offset : out_offset + out_features``; no other column is
     written. Sums are float32 and are rounded to y's dtype once.
+
+``expand_silu_and_mul(h, sites, batch, y) -> z``, if it has it
+    In place of ``expand`` of a ``gate_up`` group: the columns of ``y`` are those of its two sites,
+    the gate's first. ``z`` [tokens, out_features], new memory in y's dtype, is what the op
+    ``silu_and_mul`` makes of y as ``expand`` would leave it, which may be rounded to y's dtype or
+    stay float32. ``y`` is used up: what it holds afterwards is unspecified. A model calls it if one
+    backend was chosen for both ops.
 
 For a token of slot n >= 0 whose mix has the weight w (``token_weight``), at site s:
 
@@ -42,6 +49,7 @@ import torch
 from plait_kernels.lora_types import DENSE_ADD, DENSE_ROW, DENSE_SCALE, LoraBatch, LoraTable
 from plait_kernels.ops.contract import Op
 from plait_kernels.ops.lora_inputs import inputs
+from plait_kernels.ops.silu_and_mul import silu_and_mul
 
 if TYPE_CHECKING:
     from plait_kernels.config import OpConfig
@@ -127,6 +135,28 @@ class ReferenceLora:
                     if table.dense_kind[entry] == DENSE_ADD:
                         value += weight * table.dense_weight[entry] * _dense_row(table, site, entry)
                 out.copy_(value)
+
+    def expand_silu_and_mul(
+        self, h: Hidden, sites: tuple[LoraSite, ...], batch: LoraBatch, y: torch.Tensor
+    ) -> torch.Tensor:
+        """Compute ``silu(gate) · up`` of what ``expand`` makes of ``y``.
+
+        Parameters
+        ----------
+        h : Hidden
+            What ``shrink`` returned for the same batch.
+        sites : tuple[LoraSite, LoraSite]
+            Gate, up: columns 0 to n and n to 2n of y.
+        batch : LoraBatch
+        y : Tensor [tokens, 2 · n]
+
+        Returns
+        -------
+        Tensor [tokens, n]
+        """
+        exact = y.float()
+        self.expand(h, sites, batch, exact)
+        return silu_and_mul(exact).to(y.dtype)
 
 
 def reference(config: OpConfig) -> ReferenceLora:

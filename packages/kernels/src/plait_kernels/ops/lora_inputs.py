@@ -31,7 +31,7 @@ class LoraInputs:
     sites : tuple[LoraSite, ...]
     batch : LoraBatch
     y : Tensor [tokens, columns]
-        Has columns that no site owns.
+        Has columns that no site owns, unless it is ``packed``.
     """
 
     x: torch.Tensor
@@ -55,6 +55,7 @@ def inputs(
     arena_dtype: torch.dtype | None = None,
     tile_rows: int = TILE_ROWS,
     token_slot: tuple[int, ...] | None = None,
+    packed: bool = False,
     padding: int = 0,
     device: str = "cpu",
 ) -> LoraInputs:
@@ -85,6 +86,8 @@ def inputs(
     tile_rows : int
     token_slot : tuple[int, ...] | None
         The slot of each token, in place of ``tokens`` that draw theirs.
+    packed : bool
+        Whether the sites' columns lie side by side and are all that y has.
     padding : int
         Columns between the end of one row of y and the start of the next; they hold NaN.
     device : str
@@ -96,12 +99,12 @@ def inputs(
     """
     rng = random.Random(seed)
     generator = torch.Generator().manual_seed(seed)
-    sites, columns = [], 3
+    sites, columns = [], 0 if packed else 3
     for column, out in enumerate(out_features):
         name = f"layers.0.{group}.{column}"
         # Columns 0 and 1 of the tables belong to sites of other groups.
         sites.append(LoraSite(2 + column, name, group, in_features, out, columns))
-        columns += out + (5, 0)[column % 2]
+        columns += out + (0 if packed else (5, 0)[column % 2])
     writer = _Writer(generator, arena_dtype or dtype, tile_rows, slots, 2 + len(sites))
     for slot in range(slots):
         has_scale = False

@@ -80,12 +80,22 @@ def bind(
     Returns
     -------
     tuple[dict[str, object], ...]
-        Implementations by the names of ``calls``; the tuple is indexed like ``BUCKETS``.
+        Implementations by the names of ``calls``, and ``expand_silu_and_mul`` of the adapters on
+        gate and up: None unless lora and activation are one backend's that has it. The tuple is
+        indexed like ``BUCKETS``.
     """
-    found = {
-        name: table.bind(op, dtype, **params)
-        for name, (op, params) in calls(config, block_size).items()
-    }
+    listed = calls(config, block_size)
+    found = {name: table.bind(op, dtype, **params) for name, (op, params) in listed.items()}
+    lora, activation = (
+        table.backends(listed[name][0], dtype, **listed[name][1])
+        for name in ("lora.gate_up", "activation")
+    )
+    found["expand_silu_and_mul"] = tuple(
+        getattr(kernel, "expand_silu_and_mul", None) if of_lora == of_activation else None
+        for kernel, of_lora, of_activation in zip(
+            found["lora.gate_up"], lora, activation, strict=True
+        )
+    )
     return tuple(
         {name: implementations[index] for name, implementations in found.items()}
         for index in range(len(BUCKETS))

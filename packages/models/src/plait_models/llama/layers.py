@@ -95,6 +95,44 @@ class Projection:
         return y
 
 
+class GatedProjection(Projection):
+    """Gate and up of a feed-forward layer, and the activation: silu(gate(x)) · up(x).
+
+    Parameters
+    ----------
+    weight, linear, lora, sites
+        As of ``Projection``.
+    activation : Callable
+        Implementation of the op ``silu_and_mul``.
+    expand_silu_and_mul : Callable | None
+        Of the implementation of ``lora``; None: expand and the activation follow one another.
+    """
+
+    __slots__ = ("_activation", "_expand_silu_and_mul")
+
+    def __init__(
+        self,
+        weight: Any,
+        linear: Callable[[torch.Tensor, Any], torch.Tensor],
+        lora: Any,
+        sites: tuple[LoraSite, ...],
+        *,
+        activation: Callable[[torch.Tensor], torch.Tensor],
+        expand_silu_and_mul: Callable[..., torch.Tensor] | None,
+    ) -> None:
+        super().__init__(weight, linear, lora, sites)
+        self._activation = activation
+        self._expand_silu_and_mul = expand_silu_and_mul
+
+    def __call__(self, x: torch.Tensor, batch: LoraBatch | None) -> torch.Tensor:
+        """Map x [tokens, in] to [tokens, intermediate]."""
+        if batch is None or self._expand_silu_and_mul is None:
+            return self._activation(super().__call__(x, batch))
+        h = self._shrink(x, self._sites, batch)
+        y = self._linear(x, self._weight)
+        return self._expand_silu_and_mul(h, self._sites, batch, y)
+
+
 class Embedding:
     """The embedding matrix and its site.
 
@@ -175,23 +213,16 @@ class Mlp:
 
     Parameters
     ----------
-    gate_up, down : Projection
-    activation : Callable
-        Implementation of the op ``silu_and_mul``.
+    gate_up : GatedProjection
+    down : Projection
     """
 
-    __slots__ = ("_activation", "_down", "_gate_up")
+    __slots__ = ("_down", "_gate_up")
 
-    def __init__(
-        self,
-        gate_up: Projection,
-        down: Projection,
-        activation: Callable[[torch.Tensor], torch.Tensor],
-    ) -> None:
+    def __init__(self, gate_up: GatedProjection, down: Projection) -> None:
         self._gate_up = gate_up
         self._down = down
-        self._activation = activation
 
     def __call__(self, x: torch.Tensor, step: Step) -> torch.Tensor:
         """Map x [tokens, hidden] to the same shape."""
-        return self._down(self._activation(self._gate_up(x, step.gate_up)), step.down)
+        return self._down(self._gate_up(x, step.gate_up), step.down)

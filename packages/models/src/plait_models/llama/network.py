@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from plait_models.llama.layers import Attention, Embedding, Mlp, Projection, Step
+from plait_models.llama.layers import Attention, Embedding, GatedProjection, Mlp, Projection, Step
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -105,8 +105,13 @@ def _attention(
 
 
 def _mlp(weights: PreparedLayer, sites: LayerSites, kernels: Mapping[str, Any]) -> Mlp:
-    gate_up = Projection(
-        weights.gate_up, kernels["linear.gate_up"], kernels["lora.gate_up"], sites.gate_up
+    gate_up = GatedProjection(
+        weights.gate_up,
+        kernels["linear.gate_up"],
+        kernels["lora.gate_up"],
+        sites.gate_up,
+        activation=kernels["activation"],
+        expand_silu_and_mul=kernels["expand_silu_and_mul"],
     )
     down = Projection(weights.down, kernels["linear.down"], kernels["lora.down"], sites.down)
-    return Mlp(gate_up, down, kernels["activation"])
+    return Mlp(gate_up, down)

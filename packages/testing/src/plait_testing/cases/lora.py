@@ -22,6 +22,15 @@ def case(name: str, *, group: str = "qkv", **inputs: Any) -> Case:
     return Case(name, {"group": group}, {"group": group, **inputs}, max_tokens=256)
 
 
+def gate_and_up(name: str, **inputs: Any) -> Case:
+    """Make a case of the call that goes on with the activation.
+
+    Gate, up and their product may all be rounded, hence the leeway.
+    """
+    made = case(name, group="gate_up", out_features=(44, 44), packed=True, **inputs)
+    return dataclasses.replace(made, optional_call="expand_silu_and_mul", leeway=2.0)
+
+
 def make(seed: int, *, dtype: str, arena: str | None = None, **arguments: Any) -> Any:
     """Make the arguments; ``arena`` is the dtype of the tiles if it is another one."""
     import torch
@@ -31,15 +40,33 @@ def make(seed: int, *, dtype: str, arena: str | None = None, **arguments: Any) -
     return generate(seed, dtype=getattr(torch, dtype), arena_dtype=stored, **arguments)
 
 
-def call(kernel: Any, arguments: Any) -> None:
-    """Shrink, then expand."""
-    sites, batch = arguments.sites, arguments.batch
-    kernel.expand(kernel.shrink(arguments.x, sites, batch), sites, batch, arguments.y)
+def call(kernel: Any, arguments: Any) -> torch.Tensor | None:
+    """Shrink, then expand; of gate and up with ``silu_and_mul``."""
+    sites, batch, y = arguments.sites, arguments.batch, arguments.y
+    h = kernel.shrink(arguments.x, sites, batch)
+    if not is_gate_and_up(arguments):
+        kernel.expand(h, sites, batch, y)
+        return None
+    output: torch.Tensor = kernel.expand_silu_and_mul(h, sites, batch, y)
+    return output
+
+
+def is_gate_and_up(arguments: Any) -> bool:
+    """Tell whether all that y has are a gate and as many columns of up."""
+    gate_and_up = [site.out_features for site in arguments.sites if site.group == "gate_up"]
+    return len(gate_and_up) == 2 and sum(gate_and_up) == arguments.y.shape[1]
+
+
+def targets(arguments: Any) -> dict[str, torch.Tensor]:
+    """Return y, unless what it holds afterwards is unspecified."""
+    return {} if is_gate_and_up(arguments) else {"y": arguments.y}
 
 
 def writable(arguments: Any) -> list[torch.Tensor]:
     """Return the columns of each token at the sites where its mix does something."""
     table, y = arguments.batch.table, arguments.y
+    if is_gate_and_up(arguments):
+        return [y]
     return [
         y[token, site.out_offset : site.out_offset + site.out_features]
         for token, slot in enumerate(arguments.batch.token_slot.tolist())
@@ -98,6 +125,11 @@ CASES = OpCases(
         case("dense_rows_and_mixes", tokens=17, slots=6, max_adapters=3),
         case("one_site", group="o", out_features=(36,), tokens=9),
         case("two_sites", group="gate_up", out_features=(44, 44), tokens=9),
+        gate_and_up("gate_and_up", tokens=19),
+        gate_and_up("gate_and_up_mixes", tokens=35, dense=False, max_adapters=4),
+        gate_and_up("gate_and_up_base_only", token_slot=(-1,) * 5),
+        gate_and_up("gate_and_up_no_token", tokens=0),
+        gate_and_up("gate_and_up_strided", tokens=21, padding=8, **PLAIN),
         case("odd_sizes", group="down", in_features=37, out_features=(29,), tokens=9),
         case("wide", group="down", in_features=328, out_features=(136,), tokens=6),
         case("strided", tokens=9, padding=8),
@@ -115,7 +147,7 @@ CASES = OpCases(
     ),
     (),
     call,
-    targets=lambda arguments: {"y": arguments.y},
+    targets=targets,
     writable=writable,
     stage=stage,
     make=make,

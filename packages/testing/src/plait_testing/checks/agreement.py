@@ -33,7 +33,8 @@ def compare(
     context : str
         Goes before the message.
     """
-    rtol, atol = load_op(subject.kernel.op).tolerance[subject.dtype]
+    tolerance = load_op(subject.kernel.op).tolerance[subject.dtype]
+    rtol, atol = (subject.case.leeway * bound for bound in tolerance)
     if got.keys() != expected.keys():
         fail(
             f"{context}the call brought {', '.join(got) or 'nothing'}; "
