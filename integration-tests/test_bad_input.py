@@ -32,16 +32,9 @@ def good(save_tiny_adapter: Callable[..., Path]) -> Path:
 
 
 @pytest.fixture(scope="module")
-def llm(model: Path) -> Iterator[LLM]:
-    engine = LLM(
-        model=str(model),
-        skip_tokenizer_init=True,
-        enable_lora=True,
-        max_lora_rank=8,
-        max_model_len=MAX_MODEL_LEN,
-        max_num_seqs=8,
-        num_gpu_blocks_override=32,
-        lora_memory_bytes=4 << 20,
+def llm(make_tiny_llm: Callable[..., LLM]) -> Iterator[LLM]:
+    engine = make_tiny_llm(
+        max_lora_rank=8, max_model_len=MAX_MODEL_LEN, max_num_seqs=8, num_gpu_blocks_override=32
     )
     yield engine
     assert not engine.llm_engine.core.has_work

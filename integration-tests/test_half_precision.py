@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import pytest
 import torch
@@ -17,6 +17,9 @@ DECODED_TOKENS = 32
 CLEAR_GAP = 1e-3
 MAX_RATIO, MEAN_RATIO = 1.5, 1.2
 """How much larger our error may be than that of transformers + peft in the same dtype."""
+ALONE = 1.25
+"""By how much more in prompts alone, and while decoding alone: of a dozen answers the mean error of
+either is known to some 15%, as drawing other dozens of them shows."""
 
 Request: TypeAlias = tuple[str | None, list[int], list[int]]
 """Adapter, prompt and answer."""
@@ -127,20 +130,37 @@ def test_as_exact_as_transformers_and_peft(
     theirs = forced.of_answers(oracle.logprobs(forced.requests, getattr(torch, dtype)))
     llm = make_llm(dtype=dtype, kernels=kernels)
     scored, decoded = forced.scored(llm), forced.decoded(llm)
-    check(scored, theirs, forced.logprobs)
     decoded = decoded[:, :DECODED_TOKENS]
     assert float(decoded.isnan().float().mean()) < 0.1, "hardly a choice is the oracle's"
-    check(decoded, theirs[:, :DECODED_TOKENS], forced.logprobs[:, :DECODED_TOKENS])
+    parts = [
+        Errors.of(scored, theirs, forced.logprobs),
+        Errors.of(decoded, theirs[:, :DECODED_TOKENS], forced.logprobs[:, :DECODED_TOKENS]),
+    ]
+    check(Errors(*(torch.cat(both, 1) for both in zip(*parts, strict=True))))
+    for part in parts:
+        check(part, ALONE)
 
 
-def check(ours: torch.Tensor, theirs: torch.Tensor, exact: torch.Tensor) -> None:
-    """Hold our errors against theirs; all [requests, tokens], ours nan where not known.
+class Errors(NamedTuple):
+    """Errors of logprobs, [requests, tokens] each; 0 where ours is not known."""
+
+    ours: torch.Tensor
+    theirs: torch.Tensor
+
+    @classmethod
+    def of(cls, ours: torch.Tensor, theirs: torch.Tensor, exact: torch.Tensor) -> Errors:
+        """Take them of logprobs, ours nan where it is not known."""
+        known = ~ours.isnan()
+        return cls(*(torch.where(known, (one - exact).abs(), 0) for one in (ours, theirs)))
+
+
+def check(errors: Errors, leeway: float = 1.0) -> None:
+    """Hold our errors against theirs.
 
     The one largest error is a matter of luck: another shape of the batch rounds elsewhere and
     moves it by half. So the largest of each answer are compared, on average over the answers.
     """
-    known = ~ours.isnan()
-    our_error = torch.where(known, (ours - exact).abs(), 0)
-    their_error = torch.where(known, (theirs - exact).abs(), 0)
-    assert float(our_error.sum()) <= MEAN_RATIO * float(their_error.sum())
-    assert float(our_error.amax(-1).mean()) <= MAX_RATIO * float(their_error.amax(-1).mean())
+    ours, theirs = errors
+    assert float(ours.sum()) <= leeway * MEAN_RATIO * float(theirs.sum())
+    most = leeway * MAX_RATIO * float(theirs.amax(-1).mean())
+    assert float(ours.amax(-1).mean()) <= most

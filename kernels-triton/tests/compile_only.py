@@ -78,18 +78,18 @@ class Compiled:
     op : str
         Whose launches are looked at now.
     kernels : list
-        What the program prints.
+        What the program prints: each kernel once an op.
     """
 
     op: str = ""
     kernels: list[dict[str, Any]] = field(default_factory=list)
-    _seen: set[str] = field(default_factory=set)
+    _seen: set[tuple[str, str]] = field(default_factory=set)
 
     def add(self, kernel: Any) -> None:
         """Note a kernel."""
-        if kernel.hash in self._seen:
+        if (self.op, kernel.hash) in self._seen:
             return
-        self._seen.add(kernel.hash)
+        self._seen.add((self.op, kernel.hash))
         usage = _usage(kernel.asm["cubin"])
         name, shared = kernel.metadata.name, kernel.metadata.shared
         self.kernels.append({"op": self.op, "name": name, **usage, "shared": shared})
@@ -199,7 +199,7 @@ def lora() -> None:
     """Call the op on groups of a layer, as a step of decoding and as a prompt."""
     for group, (in_features, out_features) in LORA_SITES.items():
         shape: dict[str, Any] = {"in_features": in_features, "out_features": out_features}
-        for bucket, tokens in (("decode", ROWS), ("prefill", 1024), ("prefill", 2048)):
+        for bucket, tokens in (("decode", ROWS), ("prefill", 1024)):
             made: Any = load_op("lora").inputs(
                 0,
                 group=group,

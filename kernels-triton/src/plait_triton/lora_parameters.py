@@ -14,7 +14,7 @@ SOME_TOKENS, MANY_TOKENS = 32, 1024
 
 SMALL_STEP = 512
 """Steps of up to so many tokens are cut as if all were decoded, though some be of prompts: most
-mixes have few tokens there, and the weights take longer to be read than all of them together."""
+mixes have a token or two in them, and what takes the time is reading the tiles."""
 
 SHRINK_PROGRAMS = 528
 """Four for each of the 132 multiprocessors of an H100."""

@@ -33,6 +33,10 @@ SILENT = {
         "narrowing = Narrowing('why', ops=('norm',), cases=('none',))",
         "its narrowing names the unknown op 'norm'",
     ),
+    "narrowed to no bucket": (
+        "narrowing = Narrowing('why', buckets=('prompt',))",
+        "its narrowing names the unknown bucket 'prompt'",
+    ),
     "another device": ("device = 'tpu'", "its attribute device is 'tpu'"),
     "no backend": ("backend = ''", "its attribute backend is ''"),
 }
@@ -122,6 +126,20 @@ def test_declared_departures_are_shown(install: Any, run_pytest: Any) -> None:
         "  narrowed: the rest is slow",
     ):
         assert line in run.output.splitlines()
+
+
+def test_a_bucket_alone(install: Any, run_pytest: Any) -> None:
+    install(RIGHT, op="silu_and_mul")
+    body = """
+    narrowing = Narrowing("the other is slow", cases=("ragged",), buckets=("prefill",))
+
+    @deviation(reason="looks closer")
+    def test_agrees_with_reference(self, subject):
+        assert subject.bucket == "prefill"
+    """
+    run = run_pytest(tests=conformance(body))
+    assert (run.failed, run.status) == (set(), 0)
+    assert "mine on cpu: 1 op, 1 case, " in run.output
 
 
 def test_a_test_of_ones_own_is_not_parametrized(install: Any, run_pytest: Any) -> None:

@@ -62,7 +62,7 @@ class Narrowing:
     ----------
     reason : str
         Shown in pytest's summary.
-    ops, dtypes, cases : tuple[str, ...]
+    ops, dtypes, cases, buckets : tuple[str, ...]
         What is run; empty = everything. ``cases`` are names as they stand in test ids.
 
     Raises
@@ -75,6 +75,7 @@ class Narrowing:
     ops: tuple[str, ...] = ()
     dtypes: tuple[str, ...] = ()
     cases: tuple[str, ...] = ()
+    buckets: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _check_reason("Narrowing", self.reason)
@@ -83,11 +84,10 @@ class Narrowing:
         """Say whether any case of an op is run."""
         return not self.ops or op in self.ops
 
-    def takes(self, case: Case, dtype: str) -> bool:
-        """Say whether a case is run with a dtype."""
-        return (not self.cases or case.name in self.cases) and (
-            not self.dtypes or dtype in self.dtypes
-        )
+    def takes(self, case: Case, dtype: str, bucket: str) -> bool:
+        """Say whether a case is run with a dtype in a bucket."""
+        asked = ((self.cases, case.name), (self.dtypes, dtype), (self.buckets, bucket))
+        return all(not run or name in run for run, name in asked)
 
 
 def reason_of(attribute: object) -> str | None:

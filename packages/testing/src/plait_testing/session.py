@@ -99,7 +99,7 @@ class ConformanceSession:
             assert backend is not None, "a kernel has a backend"
             reasons = _reasons(backend, kernel, device)
             for case, dtype, bucket in _variants(kernel.op):
-                if cls.narrowing is not None and not cls.narrowing.takes(case, dtype):
+                if cls.narrowing is not None and not cls.narrowing.takes(case, dtype, bucket):
                     continue
                 against = reasons[case.config(kernel.op, dtype, bucket)]
                 if against:

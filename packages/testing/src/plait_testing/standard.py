@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING
 
+from plait_kernels.config import BUCKETS
 from plait_kernels.ops import OPS
 from plait_testing.cases import load_cases
 from plait_testing.conformance import KernelConformance
@@ -72,6 +73,7 @@ def _objections_to_settings(cls: type[KernelConformance]) -> Iterator[str]:
         for what, named, known in (
             ("op", narrowing.ops, set(OPS)),
             ("case", narrowing.cases, cases),
+            ("bucket", narrowing.buckets, set(BUCKETS)),
         ):
             for name in sorted(set(named) - known):
                 yield f"its narrowing names the unknown {what} {name!r}"
