@@ -92,7 +92,10 @@ class TritonLora:
         if h is None:
             return
         launches = self._of(sites)
-        self._finish_shrink(h, launches, batch)
+        if h.known is not None:
+            self._shrink_beside(h.x, h.products, h.known, launches, batch)
+        elif not h.is_computed:
+            _shrink(h.x, h.products, launches, batch, x_is_known=True)
         for launch, products in zip(launches, h.products, strict=True):
             launch.expand(h.x, products, batch, y)
 
@@ -104,12 +107,11 @@ class TritonLora:
         In one launch where reading and writing y takes the time. Of small steps y is in the cache,
         and expand, which starts beside the linear, has more programs.
         """
-        if h is None or not self._parameters.is_large(y.shape[0]):
+        # Only of large steps shrink has computed them by now.
+        if h is None or not h.is_computed:
             self.expand(h, sites, batch, y)
             return self._silu_and_mul(y)
-        launches = self._of(sites)
-        self._finish_shrink(h, launches, batch)
-        return launches[0].expand_silu(h.x, h.products[0], batch, y)
+        return self._of(sites)[0].expand_silu(h.x, h.products[0], batch, y)
 
     def _of(self, sites: tuple[LoraSite, ...]) -> _Launches:
         # By identity: comparing sites costs more than the call that they are for.
@@ -119,13 +121,6 @@ class TritonLora:
             known = sites, tuple(GroupLaunch(part, self._parameters) for part in parts)
             self._known[id(sites)] = known
         return known[1]
-
-    def _finish_shrink(self, h: Hidden, launches: _Launches, batch: LoraBatch) -> None:
-        """Launch what ``shrink`` has left to do."""
-        if h.known is not None:
-            self._shrink_beside(h.x, h.products, h.known, launches, batch)
-        elif not h.is_computed:
-            _shrink(h.x, h.products, launches, batch, x_is_known=True)
 
     def _shrink_beside(
         self,

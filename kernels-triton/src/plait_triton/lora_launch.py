@@ -6,6 +6,7 @@ layer and from step to step: it is worked out once and kept, as it takes longer 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import gcd
 from typing import TYPE_CHECKING, Any, Final
 
@@ -192,15 +193,15 @@ class GroupLaunch:
             "num_warps": chosen.warps,
             "num_stages": chosen.stages,
         }
-        expand = None
-        if chosen.plan:
-            # Of the dtype that y will have.
-            of_shrink = ShrinkCut(facts, chosen, chosen.pieces, None, constants)
-            expand = self._cut_expand(x.shape[0], x.dtype, table, of_shrink)
-            constants |= {name: expand.constants[name] for name in _OF_PLAN}
-            constants["OUT_COLUMNS"] = expand.chosen.columns
-            constants["MOST_PARTS"] = power_of_two(expand.blocks)
-        return ShrinkCut(facts, chosen, chosen.pieces, expand, constants)
+        cut = ShrinkCut(facts, chosen, chosen.pieces, None, constants)
+        if not chosen.plan:
+            return cut
+        # Of the dtype that y will have.
+        expand = self._cut_expand(x.shape[0], x.dtype, table, cut)
+        of_plan = {name: expand.constants[name] for name in _OF_PLAN}
+        of_plan["OUT_COLUMNS"] = expand.chosen.columns
+        of_plan["MOST_PARTS"] = power_of_two(expand.blocks)
+        return replace(cut, expand=expand, constants=constants | of_plan)
 
     def _cut_expand(
         self, tokens: int, dtype: torch.dtype, table: LoraTable, of_shrink: ShrinkCut

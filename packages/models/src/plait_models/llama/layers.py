@@ -88,11 +88,15 @@ class Projection:
         """Map x [tokens, in] to [tokens, out]."""
         if batch is None:
             return self._linear(x, self._weight)
-        # Before the linear, so that a backend may run the two side by side.
-        h = self._shrink(x, self._sites, batch)
-        y = self._linear(x, self._weight)
+        h, y = self._products(x, batch)
         self._expand(h, self._sites, batch, y)
         return y
+
+    def _products(self, x: torch.Tensor, batch: LoraBatch) -> tuple[Any, torch.Tensor]:
+        """Return what expand takes: what shrink made of x, and the linear's y [tokens, out]."""
+        # Before the linear, so that a backend may run the two side by side.
+        h = self._shrink(x, self._sites, batch)
+        return h, self._linear(x, self._weight)
 
 
 class GatedProjection(Projection):
@@ -128,8 +132,7 @@ class GatedProjection(Projection):
         """Map x [tokens, in] to [tokens, intermediate]."""
         if batch is None or self._expand_silu_and_mul is None:
             return self._activation(super().__call__(x, batch))
-        h = self._shrink(x, self._sites, batch)
-        y = self._linear(x, self._weight)
+        h, y = self._products(x, batch)
         return self._expand_silu_and_mul(h, self._sites, batch, y)
 
 
