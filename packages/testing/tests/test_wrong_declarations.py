@@ -113,10 +113,6 @@ def test_accepts_a_variant_that_it_does_not_compute(install: Any, run_pytest: An
             "supports=lambda config: () if config.dtype == 'float32' else ('not yet',)",
             "declares bfloat16 and refuses all 18 cases, the first with ('not yet',)",
         ),
-        ("dtypes=('float64',)", "dtypes of its kernel for rms_norm are ('float64',)"),
-        ("dtypes=()", "dtypes of its kernel for rms_norm are ()"),
-        ("devices=('tpu',)", "devices of its kernel for rms_norm are ('tpu',)"),
-        ("devices=('cuda',), min_capability=(9,)", "write it as (major, minor)"),
     ],
 )
 def test_declares_what_it_does_not_take(
@@ -178,6 +174,19 @@ def test_declaring_imports_heavy_modules(
 
 NOT_LOADED = {
     "unknown op": ("Backend('mine', (Kernel('rms', 'a:b'),))", "unknown op 'rms'"),
+    "unknown dtype": (
+        "Backend('mine', (kernel(dtypes=('float64',)),))",
+        "of its kernel for rms_norm dtypes has the unknown 'float64'",
+    ),
+    "no dtypes": ("Backend('mine', (kernel(dtypes=()),))", "dtypes is empty"),
+    "unknown device": (
+        "Backend('mine', (kernel(devices=('tpu',)),))",
+        "of its kernel for rms_norm devices has the unknown 'tpu'",
+    ),
+    "half a capability": (
+        "Backend('mine', (kernel(devices=('cuda',), min_capability=(9,)),))",
+        "write a bound as (major, minor)",
+    ),
     "wrong api_version": ("Backend('mine', (kernel(),), api_version=99)", "API version 99"),
     "a hook that raises": ("1 // 0", "ZeroDivisionError"),
     "another name": ("Backend('yours', (kernel(),))", "no backend is called 'mine'"),
