@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from plait_kernels.containment import describe, is_contained, show
+from plait_kernels.containment import describe, is_contained, shorten, show
 from plait_kernels.request import ANY
 from plait_kernels.table import Candidate
 
@@ -123,7 +123,7 @@ def _reasons(source: str, answer: object) -> Reasons:
     # A plugin need not be type-checked. A text, from a forgotten comma, would be taken letter by
     # letter, and a bool would mean the opposite of what its author thinks.
     if isinstance(answer, tuple | list) and all(isinstance(reason, str) for reason in answer):
-        return tuple(answer)
+        return tuple(map(shorten, answer))
     return (f"{source} returned {show(answer)}, not a tuple of reasons; report this to its makers",)
 
 

@@ -6,7 +6,7 @@ import importlib
 import logging
 from typing import TYPE_CHECKING
 
-from plait_kernels.containment import describe, is_contained
+from plait_kernels.containment import describe, is_contained, shorten
 from plait_kernels.errors import BackendUnusable
 from plait_kernels.ops.calls import objection
 from plait_kernels.table import Candidate, describe_call
@@ -52,9 +52,9 @@ class Factories:
             made = function(config)
             wrong = objection(config.op, made)
         except BackendUnusable as error:
-            self._unusable[name] = str(error)
-            self._tell(name, config, str(error))
-            raise CannotMake(str(error)) from error
+            reason = self._unusable[name] = shorten(str(error)) or describe(error)
+            self._tell(name, config, reason)
+            raise CannotMake(reason) from error
         except BaseException as error:
             if not is_contained(error):
                 raise
