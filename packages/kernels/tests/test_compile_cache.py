@@ -496,7 +496,7 @@ def test_an_interrupt_leaves_nothing(
     scratch = tmp_path / "scratch"
     scratch.mkdir(mode=0o700)
     monkeypatch.setattr("tempfile.tempdir", str(scratch))
-    compiler.says(f"echo $$ > {tmp_path}/pid; kill -INT {os.getpid()}; sleep 600")
+    compiler.says(f"echo $$ > {tmp_path}/pid; sleep 0.3; kill -INT {os.getpid()}; sleep 600")
     with pytest.raises(KeyboardInterrupt):
         compile_once(compiler.build(), base)
     assert list(scratch.iterdir()) == []

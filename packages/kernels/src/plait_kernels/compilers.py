@@ -99,6 +99,7 @@ def run_compiler(command: Sequence[str], directory: Path, timeout: float) -> Non
     program = command[0]
     # A file, not a pipe: what a compiler started may hold a pipe open when it has ended.
     with open(directory / MESSAGES, "wb+") as said:
+        process = None
         try:
             process = subprocess.Popen(
                 command,
@@ -109,16 +110,16 @@ def run_compiler(command: Sequence[str], directory: Path, timeout: float) -> Non
                 env={**os.environ, "LC_ALL": "C", "TMPDIR": str(directory)},
                 start_new_session=True,
             )
-        except (OSError, ValueError) as error:
-            msg = f"the compiler {program!r} cannot be started: {error}; repair or replace it"
-            raise BackendUnusable(msg) from error
-        try:
             status = process.wait(timeout)
         except subprocess.TimeoutExpired as error:
             msg = f"the compiler {program!r} did not finish in {timeout:g} s"
             raise BackendUnusable(msg) from error
+        except (OSError, ValueError) as error:
+            msg = f"the compiler {program!r} cannot be started: {error}; repair or replace it"
+            raise BackendUnusable(msg) from error
         finally:
-            _end(process)
+            if process is not None:
+                _end(process)
         if status:
             said.seek(0)
             text = said.read(READ_OF_MESSAGES).decode(errors="replace")
