@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from plait_kernels.config import DTYPES, OpConfig
 from plait_kernels.device import Device
+from plait_testing.checks.composites import check_uses
 from plait_testing.failure import fail
 
 if TYPE_CHECKING:
@@ -54,7 +55,11 @@ def check_answers(kernel: Kernel, op_cases: OpCases) -> None:
 
 
 def check_declaration(kernel: Kernel, op_cases: OpCases) -> None:
-    """Every declared dtype is taken for some case; what a declaration may say the loader checks."""
+    """Every declared dtype is taken for some case, and no other backend is used silently.
+
+    What else a declaration may say the loader checks.
+    """
+    check_uses(kernel)
     for dtype in set(kernel.dtypes) & set(op_cases.dtypes):
         refusals = [
             reasons
