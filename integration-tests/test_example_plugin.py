@@ -35,15 +35,32 @@ def plait_kernel_backend():
 
 def make(config):
     raise OSError("libfast.so is missing")
+
+def nothing(config):
+    pass
+
+def leave(subject):
+    raise SystemExit("no driver")
 """
+
+
+def declaring(name: str, fields: str = "", of_kernel: str = "", factory: str = "make") -> str:
+    kernel = f"Kernel('rms_norm', 'plait_{name}:{factory}'{of_kernel})"
+    called = "example" if name == "twin" else name
+    return DECLARING.format(backend=f"Backend({called!r}, ({kernel},){fields})")
+
+
 BAD = {
     "broken": "import a_library_that_is_missing",
-    "newer": DECLARING.format(backend="Backend('newer', (), api_version=2)"),
-    "older": DECLARING.format(backend="Backend('older', (), api_version=0)"),
-    "twin": DECLARING.format(backend="Backend('example', ())"),
-    "unmade": DECLARING.format(
-        backend="Backend('unmade', (Kernel('rms_norm', 'plait_unmade:make', priority=-1),))"
-    ),
+    "leaving": "raise SystemExit('no driver')",
+    "newer": declaring("newer", ", api_version=2"),
+    "older": declaring("older", ", api_version=0"),
+    "twin": declaring("twin"),
+    "misspelt": declaring("misspelt", of_kernel=", dtypes=('fp32',)"),
+    "bare": declaring("bare", of_kernel=", devices='cpu'"),
+    "unmade": declaring("unmade", of_kernel=", priority=300"),
+    "nothing": declaring("nothing", of_kernel=", priority=200", factory="nothing"),
+    "unsure": declaring("unsure", ", probe=leave"),
 }
 """A plugin for each way of being wrong: name → source."""
 
@@ -66,6 +83,21 @@ FAILURES = {
         "backend 'example' (entry point twin = plait_twin of plait-twin 1.0) was not loaded: "
         f"'example' is already the backend of {ORIGIN}; "
         "uninstall one of the two distributions, or rename its backend"
+    ),
+    "leaving": (
+        "backend 'leaving' (entry point leaving = plait_leaving of plait-leaving 1.0) was not "
+        "loaded: importing plait_leaving raised SystemExit: no driver; "
+        "repair or uninstall plait-leaving, or install what it needs"
+    ),
+    "misspelt": (
+        "backend 'misspelt' (entry point misspelt = plait_misspelt of plait-misspelt 1.0) was not "
+        "loaded: of its kernel for rms_norm dtypes has the unknown 'fp32'; "
+        "use some of 'float32', 'bfloat16', 'float16', or leave dtypes out for all of them"
+    ),
+    "bare": (
+        "backend 'bare' (entry point bare = plait_bare of plait-bare 1.0) was not loaded: "
+        "of its kernel for rms_norm devices is 'cpu', not a tuple of texts: write ('cpu',); "
+        "use some of 'cpu', 'cuda', or leave devices out for all of them"
     ),
 }
 """What is said of each that cannot be loaded."""
@@ -172,8 +204,8 @@ def test_by_name_it_is_that_or_an_error(site: Path) -> None:
     assert not any(by_example for by_example, *_ in chosen["torch"].values())
     assert chosen["rms_norm=example"].startswith(
         "no kernel for rms_norm[float32, hidden=50] in decode on cpu satisfies "
-        "kernels='rms_norm=example'; name a usable one, or end the list with '*' for auto: "
-        "kernels='rms_norm=example,*'. Candidates:\n"
+        "kernels='rms_norm=example'; name a usable one, or write 'rms_norm=example,*' for auto "
+        "where example cannot. Candidates:\n"
     )
     assert "\n  example: hidden=50 is not a multiple of 8" in chosen["rms_norm=example"]
     assert "\n  torch: usable (priority 0)" in chosen["rms_norm=example"]
@@ -194,10 +226,12 @@ def test_an_engine_calls_it(site: Path, bad_site: Path, tiny_model: Path) -> Non
         ({"PLAIT_KERNELS": "example,*"}, {"kernels": "torch"}),
         ({}, {"kernels": "silu_and_mul=example"}),
         ({}, {"kernels": "rms_norm=broken"}),
+        ({}, {"kernels": "rms_norm=nothing"}),
+        ({}, {"kernels": "example"}),
     ]
     arguments = (str(tiny_model), json.dumps(PROMPT), json.dumps(cases))
     out, err = python(str(PROGRAMS / "serve.py"), *arguments, path=(site, bad_site))
-    *answers, in_bfloat16, by_torch, refused, broken = json.loads(out)
+    *answers, in_bfloat16, by_torch, refused, broken, nothing, lacking = json.loads(out)
     # One call a step, and the prompt fits in one step.
     rms_norm = in_bfloat16["rms_norm"]
     assert rms_norm >= 6
@@ -211,6 +245,11 @@ def test_an_engine_calls_it(site: Path, bad_site: Path, tiny_model: Path) -> Non
     assert "example: takes bfloat16, float16, not float32" in refused
     assert FAILURES["broken"] in broken
     assert FAILURES["broken"] in err
+    assert "\n  nothing: its factory plait_nothing:nothing returned None" in nothing
+    assert "satisfies kernels='example'; name a usable one, or write 'example,*'" in lacking
+    # Under auto, those whose factories fail cost themselves only.
+    for name in ("unmade", "nothing"):
+        assert f"backend {name!r} could not make its kernel for rms_norm[float32, " in err
 
 
 def greedy(model: Path) -> list[int]:
@@ -238,7 +277,8 @@ def test_those_that_fail_hinder_no_other(site: Path, bad_site: Path) -> None:
     reason = "takes bfloat16, float16, not float32"
     assert of_example.pop("silu_and_mul") == f"not usable: {reason}"
     assert set(of_example.values()) == {"has no kernel for this op"}
-    assert table(out, "unmade")["rms_norm"] == "usable (priority -1)"
+    assert table(out, "unmade")["rms_norm"] == "chosen", "it only looks"
+    assert table(out, "unsure")["rms_norm"] == "not usable: its probe raised SystemExit: no driver"
     for failure in FAILURES.values():
         assert f"\n{failure}\n" in out
 
@@ -251,29 +291,31 @@ def test_by_its_priority_it_is_chosen_in_the_table(site: Path) -> None:
 
 
 def test_a_failure_is_logged_and_raised_by_name(site: Path, bad_site: Path) -> None:
-    names = ("", "broken", "newer", "older", "unmade")
+    names = ("", "broken", "leaving", "newer", "older", "misspelt", "bare", "unmade", "unsure")
     requests = [f"rms_norm={name}" if name else "" for name in names]
     said, err = choose(*requests, path=(site, bad_site), how="make")
     assert said[""]["rms_norm float32 48"] == [True]
     for failure in FAILURES.values():
         # Logged once, for backends are loaded once.
         assert err.count(f"{failure}\n") == 1
-    for name in ("broken", "newer", "older"):
+    for name in names[1:7]:
         honoured = f"kernels='rms_norm={name}' cannot be honoured: {FAILURES[name]}"
         assert said[f"rms_norm={name}"] == honoured
-    assert said["rms_norm=unmade"] == (
-        "kernel 'plait_unmade:make' of backend 'unmade' could not be made for "
-        "rms_norm[float32, hidden=48]: OSError: libfast.so is missing; repair that backend's "
-        "installation, or choose another with kernels='rms_norm=…'"
-    )
+    unmade = said["rms_norm=unmade"]
+    assert unmade.startswith("no kernel for rms_norm[float32, hidden=48] in decode on cpu satisfi")
+    reason = "its factory plait_unmade:make raised OSError: libfast.so is missing"
+    assert f"\n  unmade: {reason}\n" in unmade
+    assert "\n  unsure: its probe raised SystemExit: no driver" in said["rms_norm=unsure"]
 
 
 def test_a_broken_one_asked_for_by_name_is_explained(site: Path, bad_site: Path) -> None:
     done = start("-m", "plait_kernels", path=(site, bad_site), PLAIT_KERNELS="rms_norm=broken")
     assert done.returncode == 2
     reason = FAILURES["broken"]
-    assert done.stderr.startswith(f"kernels='rms_norm=broken' cannot be honoured: {reason}")
-    assert reason in done.stdout
+    message = f"PLAIT_KERNELS='rms_norm=broken' cannot be honoured: {reason}"
+    assert done.stderr.startswith(message)
+    assert reason not in done.stdout, "it has been said"
+    assert FAILURES["newer"] in done.stdout
 
 
 def test_it_passes_the_conformance_tests(site: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from plait_kernels.backend import Backend, Kernel, Reasons
@@ -27,6 +29,9 @@ OPS: Final = (
 
 MAX_HEAD_DIM: Final = 512
 
+# Embedding sites and mixes with dense entries.
+USES: Final = MappingProxyType({"lora": ("torch",)})
+
 
 def reasons_against(config: OpConfig) -> Reasons:
     """Refuse the variants of an op that this backend does not compute."""
@@ -46,16 +51,20 @@ def reasons_against(config: OpConfig) -> Reasons:
 
 
 def probe(device: Device) -> Reasons:
-    """Compile the kernels, if that has not been done yet; say why it is not possible."""
+    """Look whether the kernels can be compiled here; nothing is compiled or written."""
     if device.type != "cpu":
         return (f"for the CPU only, this device is {device.type}",)
-    from plait_cpu.compiler import BuildError, build
+    if sys.platform != "linux":
+        return (f"compiled on Linux only, this is {sys.platform}",)
+    from plait_cpu.compiler import cpp_compiler
+    from plait_kernels.compile_cache import objections
+    from plait_kernels.errors import BackendUnusable
 
     try:
-        build()
-    except BuildError as error:
+        cpp_compiler()
+    except BackendUnusable as error:
         return (str(error),)
-    return ()
+    return objections()
 
 
 @hookimpl
@@ -69,6 +78,7 @@ def plait_kernel_backend() -> Backend:
             dtypes=("float32", "bfloat16"),
             supports=reasons_against,
             priority=10,
+            uses=USES.get(op, ()),
         )
         for op in OPS
     )

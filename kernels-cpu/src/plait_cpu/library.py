@@ -11,6 +11,7 @@ from typing import Any, Final
 import torch
 
 from plait_cpu.compiler import build
+from plait_kernels.errors import BackendUnusable
 
 DTYPES: Final = {torch.float32: 0, torch.bfloat16: 1}
 """Dtypes that the library takes, and their numbers there."""
@@ -72,25 +73,27 @@ _SIGNATURES: Final[dict[str, tuple[Any, ...]]] = {
 
 
 @functools.cache
-def load_library(path: Path | None = None) -> ctypes.CDLL:
+def load_library(base: Path | None = None) -> ctypes.CDLL:
     """Load the compiled library; it is compiled if that has not been done yet.
 
     Its threads are those of torch's OpenMP. A process loads a library once.
 
     Parameters
     ----------
-    path : Path | None
-        The library; default: what ``build`` returns.
+    base : Path | None
+        In place of the user's cache directory.
 
     Raises
     ------
-    BuildError
-        If it cannot be compiled.
-    OSError
-        If it cannot be loaded.
+    BackendUnusable
+        It cannot be compiled, or cannot be loaded.
     """
-    ctypes.CDLL(_openmp(), mode=ctypes.RTLD_GLOBAL)
-    library = ctypes.CDLL(str(path or build()))
+    try:
+        ctypes.CDLL(_openmp(), mode=ctypes.RTLD_GLOBAL)
+    except OSError as error:
+        msg = f"OpenMP's runtime cannot be loaded: {error}; install libgomp"
+        raise BackendUnusable(msg) from error
+    library = build(base).load()
     for name, arguments in _SIGNATURES.items():
         function = getattr(library, name)
         function.argtypes, function.restype = arguments, None

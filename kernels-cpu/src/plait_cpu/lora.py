@@ -1,7 +1,8 @@
 """``lora`` over the tiles where they lie: a weight is read once a step, whatever the batch.
 
-Embedding sites, and mixes with dense entries (bias, output scale, replaced rows), run through the
-backend ``torch``.
+The backend ``torch`` runs embedding sites, tiles of a dtype that the library does not take, and the
+tokens of mixes with dense entries (bias, output scale, replaced rows); the other tokens of such a
+batch stay here. The declaration says so: ``uses=("torch",)``.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from plait_cpu.library import DTYPES, Sites, load_library
+from plait_cpu.library import DTYPES, Segments, Sites, load_library
 from plait_cpu.lora_tables import BatchView, TableView
 from plait_kernels.torch_backend.lora import TorchLora
 
@@ -30,12 +31,18 @@ class Hidden:
     Attributes
     ----------
     h : Tensor, float32 [tokens, width]
-        Rows in the order of the batch's work list; scales are in it.
+        Rows in the order of the work list; scales are in it.
     batch : BatchView
+    segments : Segments
+        The work list.
+    dense : object
+        What the backend ``torch`` leaves for the tokens of ``batch.dense``.
     """
 
     h: torch.Tensor
     batch: BatchView
+    segments: Segments
+    dense: Any
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,8 +79,10 @@ class CpuLora:
     def shrink(self, x: torch.Tensor, sites: tuple[LoraSite, ...], batch: LoraBatch) -> Any:
         """Compute ``x · A`` of every mix in the batch; see the contract."""
         view = self._view(batch)
-        if sites[0].group == "embed" or view.has_dense or view.table.dtype not in DTYPES:
+        segments = view.struct
+        if sites[0].group == "embed" or view.table.dtype not in DTYPES or segments is None:
             return self._torch.shrink(x, sites, batch)
+        dense = None if view.dense is None else self._torch.shrink(x, sites, view.dense)
         of_sites = self._of(sites)
         x = x if x.stride(1) == 1 else x.contiguous()
         width = view.table.width(of_sites.arrays[0], id(sites))
@@ -87,11 +96,11 @@ class CpuLora:
             width,
             batch.token_weight.data_ptr(),
             ctypes.byref(view.table.struct),
-            ctypes.byref(view.struct),
+            ctypes.byref(segments),
             ctypes.byref(of_sites.struct),
             torch.get_num_threads(),
         )
-        return Hidden(h, view)
+        return Hidden(h, view, segments, dense)
 
     def expand(
         self, h: Any, sites: tuple[LoraSite, ...], batch: LoraBatch, y: torch.Tensor
@@ -101,6 +110,8 @@ class CpuLora:
             self._torch.expand(h, sites, batch, y)
             return
         view = h.batch
+        if view.dense is not None:
+            self._torch.expand(h.dense, sites, view.dense, y)
         self._expand(
             DTYPES[y.dtype],
             DTYPES[view.table.dtype],
@@ -109,7 +120,7 @@ class CpuLora:
             y.data_ptr(),
             y.stride(0),
             ctypes.byref(view.table.struct),
-            ctypes.byref(view.struct),
+            ctypes.byref(h.segments),
             ctypes.byref(self._of(sites).struct),
             torch.get_num_threads(),
         )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from plait_cpu.library import Segments, Tables
 
@@ -70,29 +72,55 @@ class TableView:
 
 
 class BatchView:
-    """The work list of a batch.
+    """The work list of a batch: one part for the library, one for the backend ``torch``.
 
     Attributes
     ----------
     table : TableView
-    has_dense : bool
-        Whether a mix in the batch has dense entries.
-    struct : Segments
+    dense : LoraBatch | None
+        The tokens whose mix has dense entries; None where there are none.
+    struct : Segments | None
+        The others; None where there are none.
     """
 
     def __init__(self, batch: LoraBatch, table: TableView) -> None:
         self._batch = batch
         self.table = table
+        self.dense: LoraBatch | None = None
         count = int(batch.num_segments)
         slots = batch.segment_slot[:count].numpy()
-        self.has_dense = bool(batch.table.dense_count.numpy()[slots].any())
-        self.struct = Segments(
-            batch.order.data_ptr(),
-            batch.segment_start.data_ptr(),
-            batch.segment_slot.data_ptr(),
-            count,
-        )
+        is_dense = batch.table.dense_count.numpy()[slots].any(axis=1)
+        # The struct holds addresses: what they point to must live as long.
+        self._arrays = (batch.order, batch.segment_start, batch.segment_slot)
+        if is_dense.any():
+            self.dense = _part(batch, is_dense)
+            plain = _part(batch, ~is_dense)
+            self._arrays = (plain.order, plain.segment_start, plain.segment_slot)
+            count = int(plain.num_segments)
+        pointers = (array.data_ptr() for array in self._arrays)
+        self.struct = Segments(*pointers, count) if count or self.dense is None else None
 
     def is_of(self, batch: LoraBatch) -> bool:
         """Whether this is the view of a batch whose table was not written since."""
         return batch is self._batch and self.table.is_of(batch.table)
+
+
+def _part(batch: LoraBatch, is_in: npt.NDArray[np.bool_]) -> LoraBatch:
+    """Return a batch with some of the segments; the tokens of the others run the base model."""
+    count = len(is_in)
+    start = batch.segment_start[: count + 1].numpy()
+    order = batch.order[: start[-1] if count else 0].numpy()
+    lengths = np.diff(start)
+    order_in = order[np.repeat(is_in, lengths)]
+    slot_in = batch.segment_slot[:count].numpy()[is_in]
+    token_slot = torch.full_like(batch.token_slot, -1)
+    token_slot.numpy()[order_in] = np.repeat(slot_in, lengths[is_in])
+    start_in = np.concatenate([[0], np.cumsum(lengths[is_in])]).astype(np.int32)
+    return replace(
+        batch,
+        token_slot=token_slot,
+        order=torch.from_numpy(order_in),
+        segment_slot=torch.from_numpy(slot_in),
+        segment_start=torch.from_numpy(start_in),
+        num_segments=torch.tensor([len(slot_in)], dtype=torch.int32),
+    )

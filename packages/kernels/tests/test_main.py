@@ -197,3 +197,75 @@ def test_device_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: Properties())
     assert device_of("cuda") == Device("cuda", (9, 0), "NVIDIA H100")
+
+
+ODD = """
+import sys
+from plait_kernels import Backend, Kernel, hookimpl
+
+def exits(subject):
+    sys.exit("no driver")
+
+def make(config):
+    return None
+
+@hookimpl
+def plait_kernel_backend():
+    return Backend("odd", (
+        Kernel("rms_norm", "plait_odd:make", priority=9),
+        Kernel("lora", "plait_odd:make", uses=("torch",), priority=9),
+        Kernel("sample", "plait_odd:make", supports=exits, priority=9),
+    ))
+"""
+
+WRONG = """
+from plait_kernels import Backend, Kernel, hookimpl
+
+@hookimpl
+def plait_kernel_backend():
+    return Backend("wrong", (Kernel("rms_norm", "nowhere:make", dtypes=("fp32",)),))
+"""
+
+
+@pytest.fixture
+def odd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    install(tmp_path, "odd", ODD)
+    install(tmp_path, "wrong", WRONG)
+    install(tmp_path, "leaving", "raise SystemExit('no driver')")
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.usefixtures("odd")
+def test_what_is_wrong_with_others_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    out = capsys.readouterr().out
+    of_odd = dict(zip(OPS, statuses(out, "odd"), strict=True))
+    assert of_odd["rms_norm"] == "chosen", "it only looks"
+    assert of_odd["lora"] == "chosen, uses torch"
+    assert of_odd["sample"] == "not usable: its supports() raised SystemExit: no driver"
+    assert "dtypes has the unknown 'fp32'; use some of 'float32', 'bfloat16'" in out
+    assert "importing plait_leaving raised SystemExit: no driver" in out
+
+
+@pytest.mark.usefixtures("odd")
+def test_making_shows_which_factories_fail(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--make"]) == 0
+    out = capsys.readouterr().out
+    of_odd = dict(zip(OPS, statuses(out, "odd"), strict=True))
+    reason = "not usable: its factory plait_odd:make returned None, which "
+    assert of_odd["rms_norm"] == f"{reason}cannot be called"
+    assert of_odd["lora"] == f"{reason}has no method 'shrink'"
+    assert set(statuses(out, "torch")) == {"chosen"}
+    assert main(["--make", "--kernels", "rms_norm=odd"]) == 2
+    assert "\n  odd: its factory plait_odd:make returned None" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["wrong", "leaving", "unheard-of"])
+@pytest.mark.usefixtures("odd")
+def test_a_failure_is_printed_once(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--kernels", name]) == 2
+    printed = "".join(capsys.readouterr())
+    assert printed.count("dtypes has the unknown 'fp32'") == 1
+    assert printed.count("SystemExit: no driver") == 1
+    assert f"{name!r} in kernels={name!r}" in printed or f"kernels={name!r} cannot" in printed

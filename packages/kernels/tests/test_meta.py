@@ -15,11 +15,12 @@ from plait_kernels import hookspecs
 from plait_kernels.config import BUCKETS, DTYPES, OpConfig, Scalar
 from plait_kernels.device import Device
 from plait_kernels.errors import KernelError
+from plait_kernels.examination import explain
 from plait_kernels.loader import BUILT_IN, GROUP, load_backends
 from plait_kernels.ops import OPS, load_op
 from plait_kernels.ops.contract import Op
 from plait_kernels.request import KernelRequest
-from plait_kernels.selection import choose, explain
+from plait_kernels.selection import choose
 
 PACKAGE = Path(__file__).parents[1]
 

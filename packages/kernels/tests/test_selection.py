@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 from plait_kernels.backend import Backend, Kernel
 from plait_kernels.config import OpConfig
 from plait_kernels.device import Device
-from plait_kernels.errors import KernelError
+from plait_kernels.errors import KernelError, KernelRequestError
+from plait_kernels.examination import explain
 from plait_kernels.loader import Failure, LoadedBackends
+from plait_kernels.ops import OPS
 from plait_kernels.request import KernelRequest
-from plait_kernels.selection import choose, explain
+from plait_kernels.selection import choose
 
 if TYPE_CHECKING:
     from plait_kernels.table import Choice
@@ -46,6 +48,15 @@ def name_of(*backends: Backend, request: Any = None, device: Device = CPU) -> st
 def raises(*_: object) -> Any:
     message = "driver too old"
     raise OSError(message)
+
+
+def exits(*_: object) -> Any:
+    message = "no driver"
+    raise SystemExit(message)
+
+
+def interrupted(*_: object) -> Any:
+    raise KeyboardInterrupt
 
 
 def not_reasons(source: str, answer: str) -> str:
@@ -94,6 +105,9 @@ def test_of_one_backends_kernels_the_highest_priority_that_can() -> None:
         ({"supports": lambda config: None}, CPU, not_reasons("its supports()", "None")),
         ({"supports": lambda config: (1,)}, CPU, not_reasons("its supports()", "(1,)")),
         ({"probe": lambda device: False}, CPU, not_reasons("its probe", "False")),
+        ({"supports": exits}, CPU, "its supports() raised SystemExit: no driver"),
+        ({"probe": exits}, CPU, "its probe raised SystemExit: no driver"),
+        ({"uses": ("gone",)}, CPU, "uses 'gone': no such backend is installed"),
     ],
 )
 def test_what_cannot_is_dropped_with_its_reason(
@@ -103,6 +117,12 @@ def test_what_cannot_is_dropped_with_its_reason(
     assert choice.chosen.backend.name == "plain"
     (dropped,) = choice.dropped
     assert (dropped.backend.name, dropped.reasons) == ("best", (reason,))
+
+
+@pytest.mark.parametrize("fields", [{"supports": interrupted}, {"probe": interrupted}])
+def test_an_interrupt_passes(fields: dict[str, Any]) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        chosen(one("a", **fields))
 
 
 @pytest.mark.parametrize(
@@ -151,6 +171,120 @@ def test_the_probe_runs_once_a_choice() -> None:
     assert probed == [CPU]
 
 
+@pytest.mark.parametrize(
+    ("request_text", "device", "probed"),
+    [
+        ("", CPU, "a b"),
+        ("b", CPU, "b"),
+        ("manual,b", CPU, "manual b"),
+        ("manual,*", CPU, "a b manual"),
+        ("linear=manual", CPU, "a b"),
+        ("lora=b;*=manual", CPU, "b"),
+        ("", H100, "a b gpu"),
+        ("gpu,b", CPU, "b"),
+    ],
+)
+def test_only_those_that_a_request_means_are_probed(
+    request_text: str, device: Device, probed: str
+) -> None:
+    asked: list[str] = []
+
+    def probing(name: str, **fields: Any) -> Backend:
+        return one(name, probe=lambda device: asked.append(name) or (), **fields)
+
+    other = Backend("other", (Kernel("linear", "m:f"),), probe=lambda device: asked.append("other"))
+    manual = probing("manual", automatic=False)
+    gpu = probing("gpu", devices=("cuda",))
+    name_of(probing("a"), probing("b"), manual, gpu, other, request=request_text, device=device)
+    assert sorted(asked) == sorted(probed.split())
+
+
+def test_a_refusal_has_the_reasons_of_backends_that_were_not_asked_for() -> None:
+    backends = one("a", probe=lambda device: ("no library",)), one("b", devices=("cuda",))
+    with pytest.raises(KernelRequestError, match="a: no library"):
+        name_of(*backends, request="b")
+
+
+def test_a_broken_predicate_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    configs = [
+        OpConfig.of("lora", dtype="float32", bucket=bucket, max_tokens=8)
+        for bucket in ("decode", "prefill")
+    ]
+    loaded = LoadedBackends((one("bad", supports=raises), one("b")))
+    choose(configs, loaded, KernelRequest(), CPU)
+    (record,) = caplog.records
+    assert record.getMessage() == "backend 'bad': its supports() raised OSError: driver too old"
+
+
+def test_a_backend_without_all_ops_is_told_what_to_write() -> None:
+    backends = one("acme"), Backend("torch", tuple(Kernel(op, "m:f") for op in OPS))
+    configs = [OpConfig.of(op, dtype="float32", bucket="decode", max_tokens=8) for op in OPS]
+    loaded = LoadedBackends(backends)
+    with pytest.raises(KernelRequestError) as caught:
+        choose(configs, loaded, KernelRequest.parse("acme"), CPU)
+    message = str(caught.value)
+    assert "satisfies kernels='acme'; name a usable one, or write 'acme,*' for auto" in message
+    assert "acme: has no kernel for this op" in message
+    assert "=acme" not in message.replace("kernels='acme'", ""), "only what the user wrote"
+    # What it says to write does what it says.
+    choices = choose(configs, loaded, KernelRequest.parse("acme,*"), CPU)
+    names = {choice.config.op: choice.chosen.backend.name for choice in choices}
+    assert names.pop("lora") == "acme"
+    assert set(names.values()) == {"torch"}
+
+
+@pytest.mark.parametrize(
+    ("written", "quoted", "remedy"),
+    [
+        ({"lora": "fast"}, "kernels={'lora': 'fast'}", "'lora=fast,*'"),
+        (" fast ; sample = torch ", "kernels=' fast ; sample = torch '", "'*=fast,*;sample=torch'"),
+        (
+            "sample=torch;lora=fast",
+            "kernels='sample=torch;lora=fast'",
+            "'lora=fast,*;sample=torch'",
+        ),
+        (KernelRequest((("lora", ("fast",)),)), "kernels='lora=fast'", "'lora=fast,*'"),
+    ],
+)
+def test_a_request_is_quoted_as_it_was_written(written: Any, quoted: str, remedy: str) -> None:
+    backends = one("fast", devices=("cuda",)), one("torch"), one("a", automatic=False)
+    with pytest.raises(KernelRequestError) as caught:
+        name_of(*backends, request=written)
+    assert f"satisfies {quoted}; " in str(caught.value)
+    assert f"or write {remedy} for auto where fast cannot" in str(caught.value)
+    assert name_of(*backends, request=remedy.strip("'")) == "torch"
+
+
+def test_the_variable_is_quoted_by_its_name() -> None:
+    request = KernelRequest.resolve(None, "fast")
+    with pytest.raises(KernelRequestError, match="satisfies PLAIT_KERNELS='fast';"):
+        choose([CONFIG], LoadedBackends((one("fast", devices=("cuda",)),)), request, CPU)
+
+
+def test_what_auto_cannot_is_no_fault_of_a_request() -> None:
+    with pytest.raises(KernelError) as caught:
+        name_of(one("fast", devices=("cuda",)))
+    assert not isinstance(caught.value, KernelRequestError)
+    assert "kernels=" not in str(caught.value)
+
+
+def test_a_composite_says_what_it_uses() -> None:
+    choice = chosen(one("cpu", priority=1, uses=("torch",)), one("torch"))
+    assert str(choice).endswith("decode up to 8 tokens: cpu, which uses torch")
+    assert str(choice.chosen) == "cpu: usable (priority 1, uses torch)"
+
+
+def test_a_composite_cannot_where_what_it_uses_cannot() -> None:
+    used = one("used", probe=lambda device: ("no library",))
+    choice = chosen(one("cpu", priority=1, uses=("used",)), one("torch"), used)
+    assert choice.chosen.backend.name == "torch"
+    assert "cpu: uses 'used': no library" in str(choice)
+    failed = Failure("used", "somewhere", "it broke", "mend it")
+    loaded = LoadedBackends((one("cpu", uses=("used",)),), (failed,))
+    with pytest.raises(KernelError, match=r"cpu: uses 'used': .* it broke; mend it"):
+        choose([CONFIG], loaded, KernelRequest.parse("cpu"), CPU)
+
+
 def test_a_request_takes_the_first_usable() -> None:
     backends = one("a", priority=9), one("cuda", devices=("cuda",)), one("triton"), one("torch")
     assert name_of(*backends, request="lora=cuda,triton;*=torch") == "triton"
@@ -186,7 +320,9 @@ def test_a_name_alone_means_that_or_an_error_with_every_candidate() -> None:
     assert "picky: too small; too odd" in message
     assert "torch: usable (priority 0)" in message
     assert "other: has no kernel for this op" in message
-    assert "kernels='lora=other,fast,picky,*'" in message
+    assert (
+        "write 'lora=other,fast,picky,*' for auto where none of other, fast, picky can" in message
+    )
 
 
 def test_no_kernel_at_all_is_an_error() -> None:

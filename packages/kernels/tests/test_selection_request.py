@@ -27,6 +27,8 @@ from plait_kernels.request import KernelRequest
         ("lora=triton", "linear", ("*",)),
         ("torch;lora=*", "lora", ("*",)),
         ("*", "lora", ("*",)),
+        ("auto", "lora", ("*",)),
+        ("triton,auto", "lora", ("triton", "*")),
         ("", "lora", ("*",)),
         (None, "lora", ("*",)),
         ({}, "lora", ("*",)),
@@ -84,11 +86,24 @@ def test_str_of_nothing_is_auto() -> None:
         ({"lora": 3}, "were 3; a text or a list"),
         ({"lora": [3]}, r"were \[3\]; a text or a list"),
         (3, "was a int; a text, a dict or None"),
+        (b"torch", "was a bytes; a text, a dict or None"),
+        ({"lora": b"torch"}, "were b'torch'; a text or a list"),
+        ({3: "torch"}, "unknown op 3"),
+        ("auto,torch", "is not the last"),
+        ("auto,*", "named twice"),
     ],
 )
 def test_a_bad_request_is_refused(value: Any, message: str) -> None:
-    with pytest.raises(KernelError, match=message):
+    with pytest.raises(KernelError, match=message) as caught:
         KernelRequest.parse(value)
+    assert isinstance(caught.value, ValueError)
+
+
+@pytest.mark.parametrize("text", ["x" * 10**6 + "=torch", "torch," * 10**5 + "torch"])
+def test_a_long_request_is_quoted_in_short(text: str) -> None:
+    with pytest.raises(KernelError) as caught:
+        KernelRequest.parse(text)
+    assert len(str(caught.value)) < 1000
 
 
 @pytest.mark.parametrize(

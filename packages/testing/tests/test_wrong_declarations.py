@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 import pytest
@@ -113,10 +114,6 @@ def test_accepts_a_variant_that_it_does_not_compute(install: Any, run_pytest: An
             "supports=lambda config: () if config.dtype == 'float32' else ('not yet',)",
             "declares bfloat16 and refuses all 18 cases, the first with ('not yet',)",
         ),
-        ("dtypes=('float64',)", "dtypes of its kernel for rms_norm are ('float64',)"),
-        ("dtypes=()", "dtypes of its kernel for rms_norm are ()"),
-        ("devices=('tpu',)", "devices of its kernel for rms_norm are ('tpu',)"),
-        ("devices=('cuda',), min_capability=(9,)", "write it as (major, minor)"),
     ],
 )
 def test_declares_what_it_does_not_take(
@@ -128,6 +125,45 @@ def test_declares_what_it_does_not_take(
     run = run_pytest("-k", DECLARES)
     assert run.failed == {TAKES}
     assert message in run.messages
+
+
+COMPOSITES = {
+    "imported": "from plait_kernels.torch_backend.rms_norm import make",
+    "in a function": """
+        def make(config):
+            import plait_kernels.torch_backend.rms_norm as torchs
+            return torchs.make(config)
+    """,
+    "from the package": """
+        from plait_kernels.torch_backend import rms_norm
+
+        def make(config):
+            return rms_norm.make(config)
+    """,
+    "by a module of its own": "from .parts import make",
+}
+
+
+@pytest.mark.parametrize(("uses", "failed"), [((), {TAKES}), (("torch",), set())])
+@pytest.mark.parametrize("kernels", COMPOSITES.values(), ids=COMPOSITES.keys())
+def test_uses_another_backend(
+    install: Any,
+    run_pytest: Any,
+    pytester: Any,
+    kernels: str,
+    uses: tuple[str, ...],
+    failed: set[str],
+) -> None:
+    package = pytester.mkpydir("mine_package")
+    (package / "kernels.py").write_text(textwrap.dedent(kernels))
+    (package / "parts.py").write_text(COMPOSITES["imported"])
+    kernel = f"Kernel('rms_norm', 'mine_package.kernels:make', uses={uses})"
+    install(declaration=declared(f"Backend('mine', ({kernel},))"))
+    run = run_pytest("-k", TAKES)
+    assert run.failed == failed
+    if failed:
+        assert "imports plait_kernels.torch_backend" in run.messages
+        assert "declare Kernel(uses=('torch',)), or do without" in run.messages
 
 
 def test_a_dtype_that_it_cannot(install: Any, run_pytest: Any) -> None:
@@ -178,6 +214,19 @@ def test_declaring_imports_heavy_modules(
 
 NOT_LOADED = {
     "unknown op": ("Backend('mine', (Kernel('rms', 'a:b'),))", "unknown op 'rms'"),
+    "unknown dtype": (
+        "Backend('mine', (kernel(dtypes=('float64',)),))",
+        "of its kernel for rms_norm dtypes has the unknown 'float64'",
+    ),
+    "no dtypes": ("Backend('mine', (kernel(dtypes=()),))", "dtypes is empty"),
+    "unknown device": (
+        "Backend('mine', (kernel(devices=('tpu',)),))",
+        "of its kernel for rms_norm devices has the unknown 'tpu'",
+    ),
+    "half a capability": (
+        "Backend('mine', (kernel(devices=('cuda',), min_capability=(9,)),))",
+        "write a bound as (major, minor)",
+    ),
     "wrong api_version": ("Backend('mine', (kernel(),), api_version=99)", "API version 99"),
     "a hook that raises": ("1 // 0", "ZeroDivisionError"),
     "another name": ("Backend('yours', (kernel(),))", "no backend is called 'mine'"),

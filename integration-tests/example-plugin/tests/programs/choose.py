@@ -31,9 +31,10 @@ def main(how: str, *requests: str) -> None:
     def ask(text: str) -> str | dict[str, list[object]]:
         try:
             request = KernelRequest.parse(text)
-            choices = choose(CONFIGS, loaded, request, Device())
             if how == "make":
-                select(CONFIGS, loaded, request, Device())
+                choices = tuple(select(CONFIGS, loaded, request, Device()).choices.values())
+            else:
+                choices = choose(CONFIGS, loaded, request, Device())
         except KernelError as error:
             return str(error)
         return {

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from plait_kernels.backend import API_VERSION, Backend, Kernel, Reasons
     from plait_kernels.config import BUCKETS, DTYPES, OpConfig
     from plait_kernels.device import Device
-    from plait_kernels.errors import KernelError, PlaitError
+    from plait_kernels.errors import BackendUnusable, KernelError, KernelRequestError, PlaitError
+    from plait_kernels.examination import explain
     from plait_kernels.hookspecs import hookimpl
     from plait_kernels.loader import Failure, LoadedBackends, load_backends
     from plait_kernels.lora_types import LoraBatch, LoraTable
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from plait_kernels.probe import device_of
     from plait_kernels.request import KernelRequest
     from plait_kernels.sampling_types import PenaltyBatch, SampleBatch
-    from plait_kernels.selection import explain, select
+    from plait_kernels.selection import select
     from plait_kernels.sites import SITE_GROUPS, LoraSite
     from plait_kernels.table import Candidate, Choice, KernelTable
     from plait_kernels.weights import DenseWeight
@@ -37,6 +38,7 @@ __all__ = [
     "SITE_GROUPS",
     "AttentionBatch",
     "Backend",
+    "BackendUnusable",
     "Candidate",
     "Choice",
     "DenseWeight",
@@ -45,6 +47,7 @@ __all__ = [
     "Kernel",
     "KernelError",
     "KernelRequest",
+    "KernelRequestError",
     "KernelTable",
     "LoadedBackends",
     "LoraBatch",
@@ -75,8 +78,10 @@ def _module_of(name: str) -> str:
             return "config"
         case "Device":
             return "device"
-        case "KernelError" | "PlaitError":
+        case "BackendUnusable" | "KernelError" | "KernelRequestError" | "PlaitError":
             return "errors"
+        case "explain":
+            return "examination"
         case "hookimpl":
             return "hookspecs"
         case "Failure" | "LoadedBackends" | "load_backends":
@@ -93,7 +98,7 @@ def _module_of(name: str) -> str:
             return "request"
         case "PenaltyBatch" | "SampleBatch":
             return "sampling_types"
-        case "explain" | "select":
+        case "select":
             return "selection"
         case "SITE_GROUPS" | "LoraSite":
             return "sites"

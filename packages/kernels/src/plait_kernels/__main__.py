@@ -11,17 +11,18 @@ from typing import TYPE_CHECKING, Final
 
 from plait_kernels.config import BUCKETS, DTYPES, OpConfig, Scalar
 from plait_kernels.errors import KernelError
+from plait_kernels.examination import explain
+from plait_kernels.factories import Factories
 from plait_kernels.loader import LoadedBackends, load_backends
 from plait_kernels.ops import OPS
 from plait_kernels.probe import default_device
 from plait_kernels.request import KernelRequest
-from plait_kernels.selection import check_names, choose, explain, pick
+from plait_kernels.selection import Settled, check_names, refusal, settle
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from plait_kernels.backend import Backend
-    from plait_kernels.device import Device
     from plait_kernels.table import Candidate
 
 # Logits are float32 whatever the model is.
@@ -56,6 +57,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         type=_param,
         help="of the ops that have it, instead of a small model's: 'hidden=4096'; may be repeated",
     )
+    parser.add_argument(
+        "--make",
+        action="store_true",
+        help="also make the chosen kernels, as an engine does: compiles what is not compiled yet, "
+        "and shows which factories fail (default: only look)",
+    )
     options = parser.parse_args(argv)
     params = dict(options.param)
     device = default_device()
@@ -66,20 +73,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_names(request, loaded)
     except KernelError as error:
         print(error, file=sys.stderr)
-        _print_failures(loaded)
+        _print_failures(loaded, said=str(error))
         return 2
     capability = f", compute capability {'.'.join(map(str, device.capability or ()))}"
     print(f"device   {device.type} ({device.name}{capability if device.capability else ''})")
     print(f"dtype    {dtype}")
     print(f"request  {request}\n")
     configs = [example(op, dtype, bucket, params) for op in OPS for bucket in BUCKETS]
-    _print_table(configs, loaded, request, device)
+    factories = Factories() if options.make else None
+    settled = {
+        config: settle(config, candidates, request.backends_for(config.op), factories)
+        for config, candidates in explain(configs, loaded, device).items()
+    }
+    _print_table(settled, loaded)
     _print_failures(loaded)
-    try:
-        choose(configs, loaded, request, device)
-    except KernelError as error:
-        print(f"\n{error}", file=sys.stderr)
-        return 2
+    for config, (chosen, candidates, _) in settled.items():
+        if chosen is None:
+            print(f"\n{refusal(config, candidates, request, device)}", file=sys.stderr)
+            return 2
     return 0
 
 
@@ -130,33 +141,22 @@ def _param(text: str) -> tuple[str, Scalar]:
     return name, literal if isinstance(literal, Scalar) else value
 
 
-def _print_table(
-    configs: Sequence[OpConfig], loaded: LoadedBackends, request: KernelRequest, device: Device
-) -> None:
-    explained = explain(configs, loaded, device)
+def _print_table(settled: Mapping[OpConfig, Settled], loaded: LoadedBackends) -> None:
     width = max((len(backend.name) for backend in loaded.backends), default=0)
     for op in OPS:
         title = op
         for backend in loaded.backends:
-            status = _status(op, backend, explained, request)
-            print(f"{title:20}{backend.name:{width}}  {status}")
+            print(f"{title:20}{backend.name:{width}}  {_status(op, backend, settled)}")
             title = ""
 
 
-def _status(
-    op: str,
-    backend: Backend,
-    explained: Mapping[OpConfig, Sequence[Candidate]],
-    request: KernelRequest,
-) -> str:
+def _status(op: str, backend: Backend, settled: Mapping[OpConfig, Settled]) -> str:
     by_bucket = {
         config.bucket: "; ".join(
-            _describe(candidate, pick(candidates, request.backends_for(op)))
-            for candidate in candidates
-            if candidate.backend is backend
+            _describe(candidate, chosen) for candidate in candidates if candidate.backend is backend
         )
         or "has no kernel for this op"
-        for config, candidates in explained.items()
+        for config, (chosen, candidates, _) in settled.items()
         if config.op == op
     }
     if len(set(by_bucket.values())) == 1:
@@ -167,16 +167,19 @@ def _status(
 def _describe(candidate: Candidate, chosen: Candidate | None) -> str:
     if candidate.reasons:
         return f"not usable: {'; '.join(candidate.reasons)}"
+    uses = f", uses {' and '.join(candidate.kernel.uses)}" if candidate.kernel.uses else ""
     if candidate is chosen:
-        return "chosen"
+        return f"chosen{uses}"
     if not candidate.backend.automatic:
-        return "usable, by name only"
-    return f"usable (priority {candidate.kernel.priority})"
+        return f"usable, by name only{uses}"
+    return f"usable (priority {candidate.kernel.priority}{uses})"
 
 
-def _print_failures(loaded: LoadedBackends) -> None:
+def _print_failures(loaded: LoadedBackends, said: str = "") -> None:
+    """Print why backends were not loaded, but for what has been said already."""
     for failure in loaded.failures:
-        print(f"\n{failure}")
+        if str(failure) not in said:
+            print(f"\n{failure}")
 
 
 if __name__ == "__main__":

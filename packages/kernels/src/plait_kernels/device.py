@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+DEVICE_TYPES = ("cpu", "cuda")
+"""The types of devices that an engine runs on."""
+
 
 @dataclass(frozen=True)
 class Device:
@@ -12,7 +15,7 @@ class Device:
     Attributes
     ----------
     type : str
-        ``"cpu"`` or ``"cuda"``.
+        One of ``DEVICE_TYPES``.
     capability : tuple[int, int] | None
         Compute capability (major, minor) of a CUDA device, None on a CPU.
     name : str

@@ -3,8 +3,11 @@
     PlaitError
     ├── InputError (ValueError)        a request, prompt or parameter that cannot be served
     │   ├── AdapterError               an adapter that cannot be honoured exactly
-    │   └── ModelError                 a model that cannot be loaded
+    │   ├── ModelError                 a model that cannot be loaded
+    │   └── KernelRequestError         a request for kernels that cannot be read or honoured
     ├── KernelError                    a kernel that cannot be chosen or loaded
+    │   ├── KernelRequestError         is an InputError too
+    │   └── BackendUnusable            what a factory raises where nothing of its backend can run
     ├── OutOfMemoryError               what was asked for does not fit in the memory there is
     └── RequestsFailed (ValueError)    some requests of one call failed; carries the other outputs
 
@@ -32,6 +35,18 @@ class ModelError(InputError):
 
 class KernelError(PlaitError):
     """A kernel or backend that cannot be chosen or loaded."""
+
+
+class KernelRequestError(KernelError, InputError):
+    """A request for kernels that cannot be read, or that cannot be honoured here."""
+
+
+class BackendUnusable(KernelError):
+    """Nothing of a backend can be used on this machine: raised by its kernels' factories.
+
+    The backend is not asked for another kernel of the same engine, so that what takes long, such as
+    compiling, fails once. The message says what is wrong and what to do about it.
+    """
 
 
 class OutOfMemoryError(PlaitError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
+import re
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint
 from typing import TYPE_CHECKING, Final
@@ -11,11 +12,13 @@ from typing import TYPE_CHECKING, Final
 import pluggy
 
 from plait_kernels import hookspecs
-from plait_kernels.backend import API_VERSION, Backend, Kernel
-from plait_kernels.ops import OPS
+from plait_kernels.containment import describe, is_contained, show
+from plait_kernels.declaration import Rejected, check_backend
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from plait_kernels.backend import Backend
 
 logger = logging.getLogger(__name__)
 
@@ -29,8 +32,8 @@ BUILT_IN: Final = (
     EntryPoint("torch", "plait_kernels.torch_backend", GROUP),
 )
 
-# A name with one of these could not be written in a request.
-RESERVED: Final = frozenset(",;=*")
+VALUE: Final = re.compile(r"\s*\w+(\.\w+)*\s*(:\s*\w+(\.\w+)*\s*)?(\[[^\]]*\]\s*)?")
+"""What an entry point may name: ``module`` or ``module:object``."""
 
 
 @dataclass(frozen=True)
@@ -82,12 +85,6 @@ class LoadedBackends:
         return next((failure for failure in self.failures if failure.name == name), None)
 
 
-class _Rejected(Exception):
-    def __init__(self, reason: str, remedy: str, name: str | None = None) -> None:
-        super().__init__(reason)
-        self.reason, self.remedy, self.name = reason, remedy, name
-
-
 def load_backends(entry_points: Iterable[EntryPoint] | None = None) -> LoadedBackends:
     """Load every backend; one that fails is kept as a failure and hinders no other.
 
@@ -110,7 +107,7 @@ def load_backends(entry_points: Iterable[EntryPoint] | None = None) -> LoadedBac
         try:
             backend = _load(entry_point)
             _check_unique(backend, origins)
-        except _Rejected as error:
+        except Rejected as error:
             name = error.name or entry_point.name
             failure = Failure(name, _origin(entry_point), error.reason, error.remedy)
             logger.warning("%s", failure, exc_info=error.__cause__)
@@ -125,11 +122,29 @@ def _discover() -> tuple[EntryPoint, ...]:
     built_in = {(entry_point.name, entry_point.value) for entry_point in BUILT_IN}
     installed = (
         entry_point
-        for entry_point in importlib.metadata.entry_points(group=GROUP)
+        for entry_point in _installed()
         if (entry_point.name, entry_point.value) not in built_in
     )
     # Of two backends of one name the first is kept: the order must not depend on sys.path.
     return (*BUILT_IN, *sorted(installed, key=lambda found: (found.name, found.value)))
+
+
+def _installed() -> Iterable[EntryPoint]:
+    try:
+        return importlib.metadata.entry_points(group=GROUP)
+    except Exception:
+        # One distribution's damaged file spoils the list for everybody: read them one by one.
+        return [found for each in importlib.metadata.distributions() for found in _of(each)]
+
+
+def _of(distribution: importlib.metadata.Distribution) -> Iterable[EntryPoint]:
+    try:
+        return distribution.entry_points.select(group=GROUP)
+    except Exception as error:
+        # Private in older Pythons; for the message only.
+        folder = getattr(distribution, "_path", "a distribution")
+        logger.warning("entry points of %s cannot be read: %s", folder, describe(error))
+        return ()
 
 
 def _origin(entry_point: EntryPoint) -> str:
@@ -150,12 +165,21 @@ def _distribution(entry_point: EntryPoint) -> tuple[str, str] | None:
 def _load(entry_point: EntryPoint) -> Backend:
     distribution = _distribution(entry_point)
     owner = distribution[0] if distribution else "the distribution that brings it"
+    if not VALUE.fullmatch(entry_point.value):
+        reason = f"its entry point names {show(entry_point.value)}, which is no module"
+        raise Rejected(reason, f"report this to the makers of {owner}: write 'module'")
     try:
         plugin = entry_point.load()
-    except (Exception, SystemExit) as error:
-        reason = f"importing {entry_point.value} raised {_describe(error)}"
+    except BaseException as error:
+        if not is_contained(error):
+            raise
+        reason = f"importing {entry_point.value} raised {describe(error)}"
         remedy = f"repair or uninstall {owner}, or install what it needs"
-        raise _Rejected(reason, remedy) from error
+        raise Rejected(reason, remedy) from error
+    return _check(_declare(plugin, entry_point, owner))
+
+
+def _declare(plugin: object, entry_point: EntryPoint, owner: str) -> object:
     # A manager of its own: pluggy stops at the first plugin that raises.
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
@@ -164,56 +188,29 @@ def _load(entry_point: EntryPoint) -> Backend:
         manager.check_pending()
         declared = bool(manager.hook.plait_kernel_backend.get_hookimpls())
         returned = manager.hook.plait_kernel_backend()
-    except (Exception, SystemExit) as error:
-        reason = f"its hook plait_kernel_backend raised {_describe(error)}"
-        raise _Rejected(reason, f"report this to the makers of {owner}") from error
+    except BaseException as error:
+        if not is_contained(error):
+            raise
+        reason = f"its hook plait_kernel_backend raised {describe(error)}"
+        raise Rejected(reason, f"report this to the makers of {owner}") from error
     if not declared:
         reason = f"{entry_point.value} does not implement the hook plait_kernel_backend"
-        raise _Rejected(reason, "mark the function with plait_kernels.hookimpl")
+        remedy = "mark the function with plait_kernels.hookimpl, and name its module"
+        raise Rejected(reason, remedy)
+    return returned[0] if returned else None
+
+
+def _check(declared: object) -> Backend:
     try:
-        return _check(returned[0] if returned else None)
-    # A plugin need not be type-checked: any field may hold anything.
+        return check_backend(declared)
+    # A subclass of Backend may compute its fields.
     except (AttributeError, TypeError, ValueError) as error:
-        reason = f"its declaration is malformed: {_describe(error)}"
-        raise _Rejected(reason, "give the fields of Backend and Kernel their types") from error
-
-
-def _describe(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
-
-
-def _check(backend: object) -> Backend:
-    if not isinstance(backend, Backend):
-        reason = f"its hook returned {type(backend).__name__}, not a plait_kernels.Backend"
-        raise _Rejected(reason, "return a Backend from plait_kernel_backend")
-    name = backend.name
-    if backend.api_version != API_VERSION:
-        reason = f"it is made for API version {backend.api_version}, this plait has {API_VERSION}"
-        newer = "plait-kernels" if backend.api_version > API_VERSION else "the backend"
-        raise _Rejected(reason, f"upgrade {newer}", name)
-    if not name or name != name.strip() or RESERVED & set(name):
-        reason = f"its name {name!r} cannot be written in a request"
-        raise _Rejected(reason, f"choose a name without any of {' '.join(sorted(RESERVED))}")
-    for kernel in backend.kernels:
-        _check_kernel(kernel, name)
-    return backend
-
-
-def _check_kernel(kernel: object, name: str) -> None:
-    if not isinstance(kernel, Kernel):
-        reason = f"its kernels hold {type(kernel).__name__}, not a plait_kernels.Kernel"
-        raise _Rejected(reason, "give Backend.kernels a tuple of Kernel", name)
-    if kernel.op not in OPS:
-        reason = f"it has a kernel for the unknown op {kernel.op!r}; known ops: {', '.join(OPS)}"
-        raise _Rejected(reason, "correct the name of the op, or upgrade plait-kernels", name)
-    module, colon, function = kernel.factory.partition(":")
-    if not (module and colon and function):
-        reason = f"the factory of its kernel for {kernel.op} is {kernel.factory!r}"
-        raise _Rejected(reason, "write it as 'module:function'", name)
+        reason = f"its declaration is malformed: {describe(error)}"
+        raise Rejected(reason, "give the fields of Backend and Kernel their types") from error
 
 
 def _check_unique(backend: Backend, origins: dict[str, str]) -> None:
     if backend.name in origins:
         reason = f"{backend.name!r} is already the backend of {origins[backend.name]}"
         remedy = "uninstall one of the two distributions, or rename its backend"
-        raise _Rejected(reason, remedy, backend.name)
+        raise Rejected(reason, remedy, backend.name)

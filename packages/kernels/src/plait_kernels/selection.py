@@ -3,24 +3,47 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Final
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from plait_kernels.errors import KernelError
+from plait_kernels.containment import shorten
+from plait_kernels.errors import KernelError, KernelRequestError
+from plait_kernels.examination import Examination, explain
+from plait_kernels.factories import CannotMake, Factories
 from plait_kernels.request import ANY, KernelRequest, nearest
 from plait_kernels.table import Candidate, Choice, KernelTable, describe_call
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
-    from plait_kernels.backend import Backend, Kernel, Reasons
     from plait_kernels.config import OpConfig
     from plait_kernels.device import Device
     from plait_kernels.loader import LoadedBackends
+
+__all__ = ["check_names", "choose", "explain", "pick", "refusal", "select", "settle"]
 
 logger = logging.getLogger(__name__)
 
 # The backend that runs everywhere, and is slow where there is an accelerator.
 FALLBACK: Final = "torch"
+
+
+class Settled(NamedTuple):
+    """What became of the candidates for one config.
+
+    Attributes
+    ----------
+    chosen : Candidate | None
+        None if none can be used.
+    candidates : tuple[Candidate, ...]
+        All that were given, with the reasons that trying to make them brought.
+    made : object
+        The implementation of the chosen one; None where nothing is to be made.
+    """
+
+    chosen: Candidate | None
+    candidates: tuple[Candidate, ...]
+    made: Any
 
 
 def select(
@@ -32,7 +55,9 @@ def select(
     """Choose and make a kernel for every config.
 
     Kernels that cannot be used are dropped, with the reasons. Of the others the request's first
-    usable backend is taken, or by auto the highest priority; ties go to the first name.
+    usable backend is taken, or by auto the highest priority; ties go to the first name. The
+    factory of what is taken is called; if it fails, that is a reason against this kernel, and the
+    choice goes on with the others that the request allows.
 
     Parameters
     ----------
@@ -50,10 +75,15 @@ def select(
     Raises
     ------
     KernelError
-        A backend that is asked for is unknown or was not loaded; nothing that is asked for can
-        be used (the message lists every candidate with its reasons); a factory fails.
+        Nothing can be used; the message lists every candidate with its reasons.
+    KernelRequestError
+        The same of what a user asked for; or a backend that is asked for is unknown or was not
+        loaded.
     """
-    return KernelTable.build(choose(configs, loaded, request, device))
+    made: dict[OpConfig, Any] = {}
+    choices = _choose(configs, loaded, request, device, Factories(), made)
+    by_config = {choice.config: choice for choice in choices}
+    return KernelTable(MappingProxyType(by_config), MappingProxyType(made))
 
 
 def choose(
@@ -62,35 +92,36 @@ def choose(
     request: KernelRequest,
     device: Device,
 ) -> tuple[Choice, ...]:
-    """Choose as ``select`` does, and import no kernel."""
-    check_names(request, loaded)
-    choices = []
-    for config, candidates in explain(configs, loaded, device).items():
-        names = request.backends_for(config.op)
-        chosen = pick(candidates, names)
-        if chosen is None:
-            raise KernelError(_impossible(config, candidates, names, device))
-        choices.append(Choice(config, chosen, candidates))
-    _log_fallbacks(choices, request, device)
-    return tuple(choices)
+    """Choose as ``select`` does if no factory fails, and import no kernel."""
+    return _choose(configs, loaded, request, device, None, {})
 
 
-def explain(
-    configs: Iterable[OpConfig], loaded: LoadedBackends, device: Device
-) -> Mapping[OpConfig, tuple[Candidate, ...]]:
-    """Return for each config every kernel there is, with the reasons against it."""
-    probed = {backend.name: _probe(backend, device) for backend in loaded.backends}
-    return {
-        config: tuple(
-            Candidate(
-                backend, kernel, (*probed[backend.name], *_objections(kernel, config, device))
-            )
-            for backend in loaded.backends
-            for kernel in backend.kernels
-            if kernel.op == config.op
-        )
-        for config in configs
-    }
+def settle(
+    config: OpConfig,
+    candidates: Iterable[Candidate],
+    names: tuple[str, ...],
+    factories: Factories | None,
+) -> Settled:
+    """Pick a candidate and make it; one that cannot be made gets a reason, and another is picked.
+
+    Parameters
+    ----------
+    config : OpConfig
+    candidates : Iterable[Candidate]
+        For this config.
+    names : tuple[str, ...]
+        Backends in order of preference; ``"*"`` = auto.
+    factories : Factories | None
+        Makes the kernels; None = make nothing.
+    """
+    tried = list(candidates)
+    while (chosen := pick(tried, names)) is not None and factories is not None:
+        try:
+            return Settled(chosen, tuple(tried), factories.make(chosen, config))
+        except CannotMake as error:
+            place = next(i for i, candidate in enumerate(tried) if candidate is chosen)
+            tried[place] = Candidate(chosen.backend, chosen.kernel, (str(error),))
+    return Settled(chosen, tuple(tried), None)
 
 
 def pick(candidates: Sequence[Candidate], names: tuple[str, ...]) -> Candidate | None:
@@ -115,91 +146,91 @@ def pick(candidates: Sequence[Candidate], names: tuple[str, ...]) -> Candidate |
 
 
 def check_names(request: KernelRequest, loaded: LoadedBackends) -> None:
-    """Raise a KernelError unless every backend that a request names was loaded."""
+    """Raise a KernelRequestError unless every backend that a request names was loaded."""
     known = [backend.name for backend in loaded.backends]
-    for op, names in request.choices:
+    failed = [failure.name for failure in loaded.failures]
+    for _, names in request.choices:
         for name in names:
             if name in known or name == ANY:
                 continue
             failure = loaded.failure(name)
             if failure is not None:
-                msg = f"kernels='{op}={name}' cannot be honoured: {failure}"
-                raise KernelError(msg)
-            failed = "".join(f"; {failure}" for failure in loaded.failures)
+                msg = f"{request.quoted} cannot be honoured: {failure}"
+                raise KernelRequestError(msg)
+            listed = "".join(f"; {failure}" for failure in loaded.failures)
+            shown = repr(shorten(name))
             msg = (
-                f"unknown backend {name!r} in kernels='{op}={','.join(names)}'"
-                f"{nearest(name, known)}; there are {', '.join(known) or 'none'}; use one of "
-                f"them, or install the distribution that brings {name!r}{failed}"
+                f"unknown backend {shown} in {request.quoted}"
+                f"{nearest(name, [*known, *failed])}; there are {', '.join(known) or 'none'}; use "
+                f"one of them, or install the distribution that brings {shown}{listed}"
             )
-            raise KernelError(msg)
+            raise KernelRequestError(msg)
 
 
-def _probe(backend: Backend, device: Device) -> Reasons:
-    try:
-        return _reasons("its probe", backend.probe(device))
-    except Exception as error:
-        logger.warning("the probe of backend %r failed", backend.name, exc_info=True)
-        return (f"its probe raised {type(error).__name__}: {error}",)
+def refusal(
+    config: OpConfig, candidates: Sequence[Candidate], request: KernelRequest, device: Device
+) -> KernelError:
+    """Return the error that no candidate can be used as requested, with the reasons of all.
 
-
-def _reasons(source: str, answer: object) -> Reasons:
-    # A plugin need not be type-checked. A text, from a forgotten comma, would be taken letter by
-    # letter, and a bool would mean the opposite of what its author thinks.
-    if isinstance(answer, tuple | list) and all(isinstance(reason, str) for reason in answer):
-        return tuple(answer)
-    return (f"{source} returned {answer!r}, not a tuple of reasons; report this to its makers",)
-
-
-def _objections(kernel: Kernel, config: OpConfig, device: Device) -> Reasons:
-    if device.type not in kernel.devices:
-        # Further reasons would only distract: capability and dtypes are meant for its devices.
-        return (f"runs on {' and '.join(kernel.devices)}, not on {device.type}",)
-    reasons = []
-    if config.dtype not in kernel.dtypes:
-        reasons.append(f"takes {', '.join(kernel.dtypes)}, not {config.dtype}")
-    reasons.extend(_capability_objections(kernel, device))
-    try:
-        reasons.extend(_reasons("its supports()", kernel.supports(config)))
-    except Exception as error:
-        logger.warning("supports() of kernel %r failed", kernel.factory, exc_info=True)
-        reasons.append(f"its supports() raised {type(error).__name__}: {error}")
-    return tuple(reasons)
-
-
-def _capability_objections(kernel: Kernel, device: Device) -> Reasons:
-    low, high = kernel.min_capability, kernel.max_capability
-    if device.type != "cuda" or (low is None and high is None):
-        return ()
-    if device.capability is None:
-        return ("needs a known compute capability",)
-    got = ".".join(map(str, device.capability))
-    if low is not None and device.capability < low:
-        return (f"needs compute capability {low[0]}.{low[1]} or higher, not {got}",)
-    if high is not None and device.capability > high:
-        return (f"needs compute capability {high[0]}.{high[1]} or lower, not {got}",)
-    return ()
-
-
-def _impossible(
-    config: OpConfig, candidates: Sequence[Candidate], names: tuple[str, ...], device: Device
-) -> str:
-    lines = [str(candidate) for candidate in candidates]
+    Parameters
+    ----------
+    config : OpConfig
+    candidates : Sequence[Candidate]
+        Every kernel there is for the config.
+    request : KernelRequest
+    device : Device
+    """
+    names = request.backends_for(config.op)
     having = {candidate.backend.name for candidate in candidates}
-    lines += [f"{name}: has no kernel for this op" for name in names if name not in {*having, ANY}]
+    lacking = [name for name in names if name not in {*having, ANY}]
+    lines = [str(candidate) for candidate in candidates]
+    lines += [f"{name}: has no kernel for this op" for name in lacking]
     call = describe_call(config.op, config.dtype, config.params)
-    asked = f"{config.op}={','.join(names)}"
     where = f"{device.type} ({device.name})" if device.name else device.type
+    satisfies = f" satisfies {request.quoted}" if request.choices else ""
     # Of a list that ends in "*" even auto found nothing, so "*" is no remedy.
-    remedy = (
-        "name a usable one, or install a backend that has this op"
-        if ANY in names
-        else f"name a usable one, or end the list with '*' for auto: kernels='{asked},*'"
-    )
+    remedy = "install a backend that has this op"
+    if ANY not in names:
+        goes_on = request.with_auto_for(config.op)
+        remedy = f"name a usable one, or write {goes_on!r} for auto where {_listed(names)}"
     listed = "".join(f"\n  {line}" for line in lines) or "\n  none"
-    return (
-        f"no kernel for {call} in {config.bucket} on {where} satisfies kernels='{asked}'; "
+    kind = KernelRequestError if request.choices else KernelError
+    return kind(
+        f"no kernel for {call} in {config.bucket} on {where}{satisfies}; "
         f"{remedy}. Candidates:{listed}"
     )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"{names[0]} cannot" if len(names) == 1 else f"none of {', '.join(names)} can"
+
+
+def _choose(
+    configs: Iterable[OpConfig],
+    loaded: LoadedBackends,
+    request: KernelRequest,
+    device: Device,
+    factories: Factories | None,
+    made: dict[OpConfig, Any],
+) -> tuple[Choice, ...]:
+    """Choose; where there are factories, put what they make into ``made``."""
+    check_names(request, loaded)
+    examination = Examination(loaded, device)
+    choices = []
+    for config in dict.fromkeys(configs):
+        names = request.backends_for(config.op)
+        looked_at = examination.candidates(config, names)
+        chosen, candidates, made[config] = settle(config, looked_at, names, factories)
+        if chosen is None:
+            tried = {id(candidate.kernel): candidate for candidate in candidates}
+            everything = (
+                tried.get(id(candidate.kernel), candidate)
+                for candidate in examination.candidates(config)
+            )
+            raise refusal(config, tuple(everything), request, device)
+        choices.append(Choice(config, chosen, candidates))
+    _log_fallbacks(choices, request, device)
+    return tuple(choices)
 
 
 def _log_fallbacks(choices: Sequence[Choice], request: KernelRequest, device: Device) -> None:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from plait_kernels.config import BUCKETS, OpConfig, Scalar
 from plait_kernels.errors import KernelError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     from plait_kernels.backend import Backend, Kernel, Reasons
 
@@ -37,7 +35,8 @@ class Candidate:
         if self.reasons:
             return f"{self.backend.name}: {'; '.join(self.reasons)}"
         by_name = "" if self.backend.automatic else ", by name only"
-        return f"{self.backend.name}: usable (priority {self.kernel.priority}{by_name})"
+        uses = "".join(f", uses {name}" for name in self.kernel.uses)
+        return f"{self.backend.name}: usable (priority {self.kernel.priority}{by_name}{uses})"
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class Choice:
     chosen : Candidate
         One of ``candidates``, without reasons against it.
     candidates : tuple[Candidate, ...]
-        Everything that was looked at.
+        Everything that was looked at: the kernels of the backends that the request means.
     """
 
     config: OpConfig
@@ -63,7 +62,8 @@ class Choice:
         return tuple(candidate for candidate in self.candidates if candidate.reasons)
 
     def __str__(self) -> str:
-        config, name = self.config, self.chosen.backend.name
+        config, uses = self.config, " and ".join(self.chosen.kernel.uses)
+        name = self.chosen.backend.name + (f", which uses {uses}" if uses else "")
         call = describe_call(config.op, config.dtype, config.params)
         dropped = f" ({', '.join(map(str, self.dropped))})" if self.dropped else ""
         return f"{call}, {config.bucket} up to {config.max_tokens} tokens: {name}{dropped}"
@@ -82,19 +82,6 @@ class KernelTable:
 
     choices: Mapping[OpConfig, Choice]
     implementations: Mapping[OpConfig, Any]
-
-    @classmethod
-    def build(cls, choices: Iterable[Choice]) -> KernelTable:
-        """Import the factory of each chosen kernel and call it, once a config.
-
-        Raises
-        ------
-        KernelError
-            A factory cannot be imported, or raises.
-        """
-        by_config = {choice.config: choice for choice in choices}
-        made = {config: _make(choice) for config, choice in by_config.items()}
-        return cls(MappingProxyType(by_config), MappingProxyType(made))
 
     def bind(self, op: str, dtype: str, **params: Scalar) -> tuple[Any, ...]:
         """Return the implementations of one op as one layer calls it.
@@ -159,20 +146,3 @@ class KernelTable:
 def describe_call(op: str, dtype: str, params: tuple[tuple[str, Scalar], ...]) -> str:
     """Write an op with its dtype and static parameters: ``linear[bfloat16, in_features=64]``."""
     return f"{op}[{', '.join((dtype, *(f'{name}={value}' for name, value in params)))}]"
-
-
-def _make(choice: Choice) -> object:
-    name, kernel, config = choice.chosen.backend.name, choice.chosen.kernel, choice.config
-    module_name, _, function_name = kernel.factory.partition(":")
-    # Whatever third-party code raises must name the backend it comes from.
-    try:
-        factory = getattr(importlib.import_module(module_name), function_name)
-        return factory(config)
-    except Exception as error:
-        call = describe_call(config.op, config.dtype, config.params)
-        msg = (
-            f"kernel {kernel.factory!r} of backend {name!r} could not be made for {call}: "
-            f"{type(error).__name__}: {error}; repair that backend's installation, or choose "
-            f"another with kernels='{config.op}=…'"
-        )
-        raise KernelError(msg) from error

@@ -97,7 +97,7 @@ class ConformanceSession:
         backend = self.loaded.get(cls.backend)
         for kernel in self.kernels(cls).values():
             assert backend is not None, "a kernel has a backend"
-            reasons = _reasons(backend, kernel, device)
+            reasons = _reasons(self.loaded, backend, kernel, device)
             for case, dtype, bucket in _variants(kernel.op):
                 if cls.narrowing is not None and not cls.narrowing.takes(case, dtype, bucket):
                     continue
@@ -128,12 +128,15 @@ def _variants(op: str) -> Iterator[tuple[Case, str, str]]:
                 yield case, dtype, bucket
 
 
-def _reasons(backend: Backend, kernel: Kernel, device: Device) -> dict[OpConfig, Reasons]:
+def _reasons(
+    loaded: LoadedBackends, backend: Backend, kernel: Kernel, device: Device
+) -> dict[OpConfig, Reasons]:
     """Return the reasons against a kernel, for the config of every case."""
     configs = [
         case.config(kernel.op, dtype, bucket) for case, dtype, bucket in _variants(kernel.op)
     ]
-    explained = explain(configs, LoadedBackends((backend,)), device)
+    used = (found for name in kernel.uses if (found := loaded.get(name)) is not None)
+    explained = explain(configs, LoadedBackends((backend, *used)), device)
     return {
         config: candidate.reasons
         for config, candidates in explained.items()

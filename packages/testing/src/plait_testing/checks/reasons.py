@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from plait_kernels.config import DTYPES, OpConfig
 from plait_kernels.device import Device
+from plait_testing.checks.composites import check_uses
 from plait_testing.failure import fail
 
 if TYPE_CHECKING:
@@ -54,16 +55,11 @@ def check_answers(kernel: Kernel, op_cases: OpCases) -> None:
 
 
 def check_declaration(kernel: Kernel, op_cases: OpCases) -> None:
-    """Every declared device, dtype and bound exists, and every dtype is taken for some case."""
-    for what, declared, known in (
-        ("devices", kernel.devices, ("cpu", "cuda")),
-        ("dtypes", kernel.dtypes, DTYPES),
-    ):
-        if not isinstance(declared, tuple) or not declared or not set(declared) <= set(known):
-            fail(f"{what} of its kernel for {kernel.op} are {declared!r}; use some of {known}")
-    for bound in (kernel.min_capability, kernel.max_capability):
-        if bound is not None and (len(bound) != 2 or not all(isinstance(n, int) for n in bound)):
-            fail(f"a bound of compute capability is {bound!r}; write it as (major, minor)")
+    """Every declared dtype is taken for some case, and no other backend is used silently.
+
+    What else a declaration may say the loader checks.
+    """
+    check_uses(kernel)
     for dtype in set(kernel.dtypes) & set(op_cases.dtypes):
         refusals = [
             reasons
