@@ -23,6 +23,14 @@ def writable(arguments: Any) -> list[torch.Tensor]:
     return [logits[row] for row, found in enumerate(has_penalty.tolist()) if found]
 
 
+def magnitude(case: Case, arguments: Any, exact: torch.Tensor) -> torch.Tensor:
+    """Return a bound of the logit before, of what is taken from it, and of what is left."""
+    logits, batch = arguments
+    presence = batch.presence.abs()[:, None]
+    repeated: torch.Tensor = logits.abs() * batch.repetition.clamp(min=1)[:, None]
+    return exact.abs() + 2 * (repeated + presence)
+
+
 CASES = OpCases(
     "apply_penalties",
     (
@@ -40,5 +48,6 @@ CASES = OpCases(
     lambda kernel, arguments: kernel(*arguments),
     targets=lambda arguments: {"logits": arguments[0]},
     writable=writable,
+    magnitude=magnitude,
     dtypes=("float32",),
 )

@@ -69,6 +69,15 @@ def specified(arguments: Any, output: torch.Tensor) -> torch.Tensor:
     return output[: int(arguments[2].query_start[-1])]
 
 
+def magnitude(case: Case, arguments: Any, exact: torch.Tensor) -> torch.Tensor:
+    """Return what attention makes of the magnitudes of the values."""
+    q, kv, batch = arguments
+    positive = kv.clone()
+    positive[:, 1].abs_()
+    kernel = load_op("attention").reference(case.config("attention", "float32", "prefill"))
+    return specified(arguments, call(kernel, (q, positive, batch)))
+
+
 CASES = OpCases(
     "attention",
     (
@@ -102,6 +111,7 @@ CASES = OpCases(
     ("q", "kv", "batch"),
     call,
     specified=specified,
+    magnitude=magnitude,
     is_contiguous=True,
     make=make,
 )

@@ -6,6 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from plait_kernels.ops import load_op
+from plait_kernels.ops.contract import Accuracy
 from plait_testing.case import Case, OpCases
 
 if TYPE_CHECKING:
@@ -25,10 +26,11 @@ def case(name: str, *, group: str = "qkv", **inputs: Any) -> Case:
 def gate_and_up(name: str, **inputs: Any) -> Case:
     """Make a case of the call that goes on with the activation.
 
-    Gate, up and their product may all be rounded, hence the leeway.
+    Gate, up and what is made of them may all be rounded.
     """
     made = case(name, group="gate_up", out_features=(44, 44), packed=True, **inputs)
-    return dataclasses.replace(made, optional_call="expand_silu_and_mul", leeway=2.0)
+    accuracy = Accuracy(roundings=4, inner=1)
+    return dataclasses.replace(made, optional_call="expand_silu_and_mul", accuracy=accuracy)
 
 
 def make(seed: int, *, dtype: str, arena: str | None = None, **arguments: Any) -> Any:
@@ -55,6 +57,19 @@ def is_gate_and_up(arguments: Any) -> bool:
     """Tell whether all that y has are a gate and as many columns of up."""
     gate_and_up = [site.out_features for site in arguments.sites if site.group == "gate_up"]
     return len(gate_and_up) == 2 and sum(gate_and_up) == arguments.y.shape[1]
+
+
+def magnitude(case: Case, arguments: Any, exact: torch.Tensor) -> torch.Tensor:
+    """Return the size of what is added up, with a margin for terms that cancel each other."""
+    y = arguments.y
+    if not is_gate_and_up(arguments):
+        return y.abs() + exact.abs() + 16 * (exact - y).abs().amax(-1, keepdim=True)
+    # By how much of itself silu(gate) changes if the gate is rounded.
+    kernel = load_op("lora").reference(case.config("lora", "float32", "prefill"))
+    h = kernel.shrink(arguments.x, arguments.sites, arguments.batch)
+    kernel.expand(h, arguments.sites, arguments.batch, y)
+    gate = y[:, : exact.shape[1]]
+    return exact.abs() * (1 + gate.abs())
 
 
 def targets(arguments: Any) -> dict[str, torch.Tensor]:
@@ -149,6 +164,7 @@ CASES = OpCases(
     call,
     targets=targets,
     writable=writable,
+    magnitude=magnitude,
     stage=stage,
     make=make,
 )
