@@ -39,17 +39,24 @@ class Expected:
     magnitude: torch.Tensor | None = None
     accuracy: Accuracy | None = None
 
-    def objection(self, found: torch.Tensor) -> str:
-        """Say how a result of the right shape and dtype differs; empty if it is right."""
+    def objection(self, found: torch.Tensor, *, is_cut: bool = False) -> str:
+        """Say how a result of the right shape and dtype differs; empty if it is right.
+
+        Parameters
+        ----------
+        found : Tensor
+        is_cut : bool
+            Whether digits are cut off where they should be rounded.
+        """
         got = found.detach().cpu()
         if self.accuracy is None or self.magnitude is None:
             # NaN has one bit pattern here: nobody computes it.
             wrong = ~((got == self.exact) | (got.isnan() & self.exact.isnan()))
             return _describe(wrong, got, self.exact, None)
-        unit = torch.finfo(self.dtype).eps / 2
+        unit = torch.finfo(self.dtype).eps / (1 if is_cut else 2)
         bound = self._bound(self.accuracy, self.magnitude, unit)
         wrong = _is_wrong(got, self.exact, bound)
-        if wrong.any() or not self.accuracy.is_norm:
+        if wrong.any() or not self.accuracy.is_norm or is_cut:
             return _describe(wrong, got, self.exact, bound)
         return self._shared_error(got.double(), self.accuracy, unit)
 

@@ -108,13 +108,13 @@ class Calls:
         """
         subject, op_cases = self.subject, self.subject.op_cases
         kernel = by or self.implementation
-        expected = [
-            compute(op_cases, subject.case, subject.dtype, each) for each in arguments
-        ]
+        expected = [compute(op_cases, subject.case, subject.dtype, each) for each in arguments]
         inputs = [_inputs(subject, each) for each in arguments]
         with torch.inference_mode():
             begun = [
-                op_cases.begin(kernel, op_cases.prepare(kernel, each) if prepared is None else prepared)
+                op_cases.begin(
+                    kernel, op_cases.prepare(kernel, each) if prepared is None else prepared
+                )
                 for each in arguments
             ]
             order = list(range(len(begun)))
@@ -139,10 +139,7 @@ class Calls:
             return
         for other in self._done[:-1]:
             if isinstance(other.output, torch.Tensor) and other.output.numel():
-                if (
-                    mine.untyped_storage().data_ptr()
-                    == other.output.untyped_storage().data_ptr()
-                ):
+                if mine.untyped_storage().data_ptr() == other.output.untyped_storage().data_ptr():
                     fail(
                         f"{done.context}the output lies where an earlier one lies that is still "
                         "in use; it must be new memory"

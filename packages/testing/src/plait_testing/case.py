@@ -155,9 +155,7 @@ class OpCases:
         """Make the random arguments of a case."""
         return self.make_arguments(case.inputs, seed, dtype, device)
 
-    def make_arguments(
-        self, inputs: Mapping[str, Any], seed: int, dtype: str, device: str
-    ) -> Any:
+    def make_arguments(self, inputs: Mapping[str, Any], seed: int, dtype: str, device: str) -> Any:
         """Make random arguments; ``inputs`` as of a case."""
         make = self.make or load_op(self.op).inputs
         return make(seed, dtype=dtype, device=device, **inputs)

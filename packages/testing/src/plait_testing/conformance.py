@@ -36,6 +36,9 @@ class KernelConformance:
         ``"cpu"``, ``"cuda"``, or ``"auto"`` = the current CUDA device if there is one.
     narrowing : Narrowing | None
         Which part of the cases is run.
+    cuts_digits : str
+        Why results of half precision are cut off instead of rounded, as some interpreters do; they
+        may then be twice as far from what is exact. Empty: they are rounded.
 
     Examples
     --------
@@ -46,6 +49,7 @@ class KernelConformance:
     backend: ClassVar[str]
     device: ClassVar[str] = "auto"
     narrowing: ClassVar[Narrowing | None] = None
+    cuts_digits: ClassVar[str] = ""
 
     def test_is_registered(self, why_not_registered: str) -> None:
         """Its entry point is found and loads; otherwise no other standard test is collected."""

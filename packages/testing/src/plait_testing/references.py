@@ -29,9 +29,7 @@ def results(op_cases: OpCases, arguments: Any, output: torch.Tensor | None) -> M
     return found
 
 
-def compute(
-    op_cases: OpCases, case: Case, dtype: str, arguments: Any
-) -> Mapping[str, Expected]:
+def compute(op_cases: OpCases, case: Case, dtype: str, arguments: Any) -> Mapping[str, Expected]:
     """Call the reference on a copy of ``arguments``: on the CPU, in float64 if it may be rounded.
 
     On a GPU the many small calls of a reference would take seconds.

@@ -36,6 +36,8 @@ class Subject:
     device : str
         ``"cpu"`` or ``"cuda"``.
     references : References
+    is_cut : bool
+        Whether numbers are cut off instead of rounded; see ``KernelConformance``.
     """
 
     backend: str
@@ -46,6 +48,7 @@ class Subject:
     bucket: str
     device: str
     references: References
+    is_cut: bool = False
 
     @property
     def is_of_calls(self) -> bool:

@@ -144,7 +144,7 @@ def inputs(
     wide[:, :columns] = torch.randn(tokens, columns, generator=generator)
     y = wide.to(device=device, dtype=dtype)[:, :columns]
     slot_of = torch.tensor(token_slot, dtype=torch.int32)
-    batch = _batch(table, slot_of, token_weight, device)
+    batch = batch_of(table, slot_of, token_weight, device)
     return LoraInputs(x.to(device), sites, batch, y)
 
 
@@ -269,10 +269,13 @@ class _Writer:
         return offset
 
 
-def _batch(
+def batch_of(
     table: LoraTable, token_slot: torch.Tensor, token_weight: torch.Tensor, device: str
 ) -> LoraBatch:
-    """Group the tokens by slot; entries past the ends of the lists are out of range on purpose."""
+    """Group tokens, int32 [tokens] on the CPU, by slot.
+
+    Entries past the ends of the lists are out of range on purpose.
+    """
     tokens, i32 = token_slot.numel(), torch.int32
     slots = sorted({slot for slot in token_slot.tolist() if slot >= 0})
     order = torch.full((tokens,), 2**30, dtype=i32)

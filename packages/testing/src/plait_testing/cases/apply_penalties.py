@@ -27,9 +27,7 @@ def case(
     """Make a case; ``plain`` is the probability that a penalty of a row is off."""
     inputs = {"rows": rows, "vocab": vocab, "max_length": max_length, "plain": plain}
     most = max(260 if is_large else 64, rows)
-    return Case(
-        name, {"vocab": vocab}, inputs, further=further, max_tokens=most, is_large=is_large
-    )
+    return Case(name, {"vocab": vocab}, inputs, further=further, max_tokens=most, is_large=is_large)
 
 
 def writable(arguments: Any) -> list[torch.Tensor]:

@@ -36,7 +36,15 @@ def case(
     made = {**shape, "tokens": tokens, "padding": padding, **inputs}
     params: dict[str, Scalar] = {**shape, "format": "dense"}
     most = max(4100 if is_large else 64, tokens)
-    return Case(name, params, made, further=further, max_tokens=most, is_large=is_large, has_nan="bad_row" in inputs)
+    return Case(
+        name,
+        params,
+        made,
+        further=further,
+        max_tokens=most,
+        is_large=is_large,
+        has_nan="bad_row" in inputs,
+    )
 
 
 def make(seed: int, *, scale: float = 1.0, bad_row: int = -1, **shape: Any) -> Any:
@@ -134,9 +142,7 @@ CASES = OpCases(
         case("tall_16392", 2, 16, 16392, bias=False),
         case("tall_131080", 2, 9, 131_080, bias=False, is_large=True),
         case("calls", 7, further=({"tokens": 1}, {"tokens": 33}, {"tokens": 3, "padding": 8})),
-        case(
-            "calls_of_any_size", 4099, 40, 24, further=of_any_size(tokens=MANY), is_large=True
-        ),
+        case("calls_of_any_size", 4099, 40, 24, further=of_any_size(tokens=MANY), is_large=True),
         Case("unknown_format", UNKNOWN, has_reference=False, is_nonsense=True),
     ),
     ("x", "weight"),

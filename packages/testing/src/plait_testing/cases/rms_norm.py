@@ -31,7 +31,13 @@ def case(
     shape = {"tokens": tokens, "hidden": hidden, "padding": padding, **inputs}
     most = max(4100 if is_large else 64, tokens)
     return Case(
-        name, {"hidden": hidden}, shape, further=further, max_tokens=most, is_large=is_large, has_nan="bad_row" in inputs
+        name,
+        {"hidden": hidden},
+        shape,
+        further=further,
+        max_tokens=most,
+        is_large=is_large,
+        has_nan="bad_row" in inputs,
     )
 
 

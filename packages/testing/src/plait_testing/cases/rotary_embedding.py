@@ -66,9 +66,7 @@ CASES = OpCases(
         case("wider_heads", 2, heads=3, kv_heads=1, head_dim=258),
         case("many_tokens", 520, heads=2, kv_heads=1, head_dim=6),
         case("late_positions", 9, head_dim=6, max_position=131_075),
-        case(
-            "calls", 7, further=({"tokens": 1}, {"tokens": 33, "max_position": 90}, {"heads": 4})
-        ),
+        case("calls", 7, further=({"tokens": 1}, {"tokens": 33, "max_position": 90}, {"heads": 4})),
         case(
             "calls_of_any_size",
             1030,

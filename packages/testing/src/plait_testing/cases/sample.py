@@ -35,9 +35,7 @@ def case(
     inputs = {"rows": rows, "vocab": vocab, "greedy": greedy, "ties": ties, "excluded": excluded}
     inputs["kind"] = kind
     most = max(260 if is_large else 64, rows)
-    return Case(
-        name, {"vocab": vocab}, inputs, further=further, max_tokens=most, is_large=is_large
-    )
+    return Case(name, {"vocab": vocab}, inputs, further=further, max_tokens=most, is_large=is_large)
 
 
 def make(seed: int, *, excluded: int, kind: str, **arguments: Any) -> Any:

@@ -73,9 +73,7 @@ RULES: dict[str, Rule] = {
     "min_p of 1 keeps ties": Rule((1.0, 1.0, 1.0, 0.9), 3, 1, min_p=1.0),
     "min_p of 1 keeps no other": Rule((1.0, 1.0, 0.99, 0.98), 2, 4, min_p=1.0),
     "min_p is of scaled logits": Rule((1.0, 0.16), 2, 1, min_p=0.3, temperature=2.0),
-    "top_p is of scaled logits": Rule(
-        (1.0, 0.25, 0.25, 0.01), 3, 1, top_p=0.55, temperature=2.0
-    ),
+    "top_p is of scaled logits": Rule((1.0, 0.25, 0.25, 0.01), 3, 1, top_p=0.55, temperature=2.0),
     "a low temperature": Rule((1.0, 0.995, 0.97), 2, 3, temperature=0.01, min_p=0.1),
     "a high temperature": Rule((1.0, 1e-9, 1e-12), 3, 1, temperature=50.0, top_k=3),
     "top_k beyond the vocabulary": Rule((1.0, 0.9, 0.8), 3, 1, top_k=2**30),

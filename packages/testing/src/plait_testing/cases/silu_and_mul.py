@@ -30,7 +30,13 @@ def case(
     shape = {"tokens": tokens, "features": features, "padding": padding, **inputs}
     most = max(4100 if is_large else 64, tokens)
     return Case(
-        name, {"features": features}, shape, further=further, max_tokens=most, is_large=is_large, has_nan="bad_row" in inputs
+        name,
+        {"features": features},
+        shape,
+        further=further,
+        max_tokens=most,
+        is_large=is_large,
+        has_nan="bad_row" in inputs,
     )
 
 

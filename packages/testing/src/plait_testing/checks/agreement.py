@@ -53,6 +53,6 @@ def compare(
                     f"{context}{what} of {name} is {getattr(found, what)}; "
                     f"the reference's is {right}"
                 )
-        objection = values.objection(found)
+        objection = values.objection(found, is_cut=subject.is_cut)
         if objection:
             fail(f"{context}{name} differs from the reference: {objection}")
