@@ -56,6 +56,7 @@ def inputs(
     max_adapters: int = 3,
     dense: bool = True,
     kinds: tuple[int, ...] = (),
+    targeted: float = 0.8,
     shared: bool = False,
     layers: int = 1,
     dtype: torch.dtype = torch.float32,
@@ -90,6 +91,8 @@ def inputs(
         Whether some (slot, site) get dense entries.
     kinds : tuple[int, ...]
         If there are any, every (slot, site) gets dense entries of these kinds, in this order.
+    targeted : float
+        Probability that an adapter has a module at a site.
     shared : bool
         Whether every second slot names the tiles of the one before again, and more of its own.
     layers : int
@@ -121,7 +124,7 @@ def inputs(
             if shared and slot % 2:
                 writer.again(slot - 1, site, rng.uniform(-2, 2))
             for _ in range(rng.randint(1, max_adapters)):
-                if rng.random() < 0.8:
+                if rng.random() < targeted:
                     writer.module(site, rng.choice(ranks), rng.choice((-1, 1)) * rng.uniform(1, 2))
             if kinds or (dense and rng.random() < 0.5):
                 has_scale |= writer.dense(site, rng, kinds)
@@ -135,9 +138,10 @@ def inputs(
     )
     table = writer.table(device)
     if group == "embed":
-        # Half of them among the few that dense entries replace.
+        # Half of them among the few that dense entries replace, and some the last that there is.
         x = torch.randint(0, in_features, (tokens,), generator=generator)
-        x[::2] %= REPLACED
+        x[::2] %= min(REPLACED, in_features)
+        x[1::4] = in_features - 1
     else:
         x = torch.randn(tokens, in_features, generator=generator).to(dtype)
     wide = torch.full((tokens, columns + padding), torch.nan)

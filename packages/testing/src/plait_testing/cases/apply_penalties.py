@@ -59,7 +59,7 @@ CASES = OpCases(
         case("wide", 3, vocab=5003, max_length=300),
         case("two_ids", 5, vocab=2, max_length=70, plain=0),
         case("many_rows", 130, vocab=9, max_length=5, is_large=True),
-        case("long_history", 2, vocab=203, max_length=4100, plain=0, is_large=True),
+        case("long_history", 6, vocab=203, max_length=4100, plain=0, is_large=True),
         case("wider_65540", 2, vocab=65_540, max_length=40, plain=0, is_large=True),
         case("wider_262150", 2, vocab=262_150, max_length=40, plain=0, is_large=True),
         case("calls", 5, further=({"rows": 1, "plain": 0}, {"rows": 17}, {"max_length": 60})),

@@ -21,7 +21,13 @@ TILE_LISTS = ("tile_offset", "tile_rank", "tile_scale")
 DENSE_LISTS = ("dense_kind", "dense_offset", "dense_index", "dense_weight")
 
 PLAIN: dict[str, Any] = {"dense": False, "max_adapters": 1}
-SMALL: dict[str, Any] = {**PLAIN, "in_features": 24, "out_features": (17,), "group": "o"}
+SMALL: dict[str, Any] = {
+    **PLAIN,
+    "targeted": 1.0,
+    "in_features": 24,
+    "out_features": (17,),
+    "group": "o",
+}
 ADD, SCALE, ROW = 0, 1, 2
 """The kinds of dense entry; their constants are where torch is imported."""
 
@@ -168,7 +174,8 @@ def _pad(values: torch.Tensor, count: int) -> torch.Tensor:
 
 
 WIDE: dict[str, Any] = {
-    "tokens": 4,
+    "targeted": 1.0,
+    "token_slot": (1, 0, -1, 1),
     "slots": 2,
     "ranks": (3, 9),
     "out_features": (17,),
@@ -176,7 +183,8 @@ WIDE: dict[str, Any] = {
     **PLAIN,
 }
 TALL: dict[str, Any] = {
-    "tokens": 4,
+    "targeted": 1.0,
+    "token_slot": (1, 0, -1, 1),
     "slots": 2,
     "ranks": (3, 9),
     "in_features": 24,
@@ -198,7 +206,15 @@ CASES = OpCases(
             "adapters_128", token_slot=(*range(128), 5, -1, 5), slots=128, ranks=(1, 3, 9), **PLAIN
         ),
         case("rank_1", ranks=(1,), **PLAIN),
-        case("rank_512", tokens=5, slots=2, ranks=(512,), out_features=(40, 24), **PLAIN),
+        case(
+            "rank_512",
+            tokens=5,
+            slots=2,
+            ranks=(512,),
+            targeted=1.0,
+            out_features=(40, 24),
+            **PLAIN,
+        ),
         case("ragged_ranks", tokens=11, ranks=(1, 7, 8, 9, 64, 100), **PLAIN),
         case("one_rank", tokens=12, slots=6, ranks=(16,), **PLAIN),
         case("mixes", tokens=13, dense=False, max_adapters=4),
@@ -252,7 +268,7 @@ CASES = OpCases(
         case("many_tokens", tokens=520, ranks=(3,), slots=3, **SMALL),
         case("many_slots", token_slot=tuple(range(270)), slots=270, ranks=(1,), **SMALL),
         case("many_sites", tokens=4, slots=2, ranks=(2,), out_features=(8,) * 19, **PLAIN),
-        case("rank_1030", tokens=2, slots=1, ranks=(1030,), **SMALL),
+        case("rank_1030", token_slot=(0, -1, 0), slots=1, ranks=(1030,), **SMALL),
         case("wide_4104", **WIDE, in_features=4104),
         case("wide_8200", **WIDE, in_features=8200),
         case("wide_16392", **WIDE, in_features=16_392),

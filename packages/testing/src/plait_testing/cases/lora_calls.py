@@ -26,6 +26,7 @@ def lora_calls(calls: Calls) -> None:
     two_at_a_time(calls)
     beside_a_twin(calls)
     layers_of_a_step(calls)
+    tables_in_turn(calls)
     written_tables(calls)
     in_memory_that_was_freed(calls)
     calls.call("with the arguments of the first call", calls.make())
@@ -74,6 +75,17 @@ def _of_length(values: torch.Tensor, length: int) -> torch.Tensor:
     times = -(-length // values.shape[0])
     repeats = (times,) + (1,) * (values.dim() - 1)
     return values.repeat(repeats)[:length]
+
+
+def tables_in_turn(calls: Calls) -> None:
+    """Call with two tables of one shape and version, as two engines of one process have them."""
+    made = calls.make(0, 55)
+    other = _copy(made)
+    _scale_weights(other.batch.table, _layers(calls, made), -0.5)
+    other.batch.table.tile_scale.mul_(1.5)
+    for number, each in enumerate((made, other, made, other)):
+        y = calls.make(0, 56 + number).y
+        calls.call("with two tables in turn", dataclasses.replace(each, y=y))
 
 
 def written_tables(calls: Calls) -> None:
