@@ -27,6 +27,10 @@ QUICK = (
     "float32_arena",
     "embed",
     "head_one_row",
+    "shared_tiles",
+    "dense_scale_and_add",
+    "bad_token",
+    "calls",
 )
 
 LARGE = (
@@ -49,7 +53,9 @@ class TestLoraOp(KernelConformance):
         dtypes=() if ON_GPU else ("float32", "bfloat16"),
         cases=() if ON_GPU else QUICK,
         buckets=() if ON_GPU else ("decode",),
+        large=ON_GPU,
     )
+    cuts_digits = "" if ON_GPU else "Triton's interpreter does"
 
 
 class TestLoraOpOfLargeSteps(KernelConformance):
@@ -62,7 +68,9 @@ class TestLoraOpOfLargeSteps(KernelConformance):
         dtypes=() if ON_GPU else ("bfloat16",),
         cases=() if ON_GPU else LARGE,
         buckets=("prefill",),
+        large=ON_GPU,
     )
+    cuts_digits = "" if ON_GPU else "Triton's interpreter does"
 
     @pytest.fixture(autouse=True)
     def all_steps_are_large(self, monkeypatch: pytest.MonkeyPatch) -> None:

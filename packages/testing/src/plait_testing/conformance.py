@@ -9,6 +9,7 @@ from plait_testing.checks.graphs import check_graph
 from plait_testing.checks.light_import import check_light_import
 from plait_testing.checks.reasons import check_answers, check_declaration, check_probe
 from plait_testing.checks.repeats import check_repeats
+from plait_testing.checks.state import check_calls
 from plait_testing.checks.writes import check_writes
 from plait_testing.failure import fail
 
@@ -35,6 +36,9 @@ class KernelConformance:
         ``"cpu"``, ``"cuda"``, or ``"auto"`` = the current CUDA device if there is one.
     narrowing : Narrowing | None
         Which part of the cases is run.
+    cuts_digits : str
+        Why results of half precision are cut off instead of rounded, as some interpreters do; they
+        may then be twice as far from what is exact. Empty: they are rounded.
 
     Examples
     --------
@@ -45,6 +49,7 @@ class KernelConformance:
     backend: ClassVar[str]
     device: ClassVar[str] = "auto"
     narrowing: ClassVar[Narrowing | None] = None
+    cuts_digits: ClassVar[str] = ""
 
     def test_is_registered(self, why_not_registered: str) -> None:
         """Its entry point is found and loads; otherwise no other standard test is collected."""
@@ -78,6 +83,10 @@ class KernelConformance:
     def test_gives_the_same_bits_twice(self, subject: Subject) -> None:
         """Equal arguments give equal bits."""
         check_repeats(subject)
+
+    def test_follows_every_call(self, subject: Subject) -> None:
+        """Results depend on the arguments of the call, whatever was called before and since."""
+        check_calls(subject)
 
     def test_replays_in_a_graph(self, subject: Subject) -> None:
         """A captured call follows the contents of its tensors; of graph_safe kernels."""

@@ -64,6 +64,8 @@ class Narrowing:
         Shown in pytest's summary.
     ops, dtypes, cases, buckets : tuple[str, ...]
         What is run; empty = everything. ``cases`` are names as they stand in test ids.
+    large : bool
+        Whether large cases are run, unless they are named.
 
     Raises
     ------
@@ -76,6 +78,7 @@ class Narrowing:
     dtypes: tuple[str, ...] = ()
     cases: tuple[str, ...] = ()
     buckets: tuple[str, ...] = ()
+    large: bool = True
 
     def __post_init__(self) -> None:
         _check_reason("Narrowing", self.reason)
@@ -86,6 +89,8 @@ class Narrowing:
 
     def takes(self, case: Case, dtype: str, bucket: str) -> bool:
         """Say whether a case is run with a dtype in a bucket."""
+        if case.is_large and not self.large and case.name not in self.cases:
+            return False
         asked = ((self.cases, case.name), (self.dtypes, dtype), (self.buckets, bucket))
         return all(not run or name in run for run, name in asked)
 

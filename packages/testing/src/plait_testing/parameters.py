@@ -14,6 +14,7 @@ from plait_testing.subject import Subject
 if TYPE_CHECKING:
     from plait_testing.session import ConformanceSession
 
+CALLS_TEST = "test_follows_every_call"
 GRAPH_TEST = "test_replays_in_a_graph"
 
 
@@ -23,7 +24,13 @@ def parametrize(metafunc: pytest.Metafunc, session: ConformanceSession) -> None:
     if "subject" in metafunc.fixturenames:
         names = {id(kernel): name for name, kernel in session.kernels(cls).items()}
         reason = session.why_idle(cls)
-        subjects = session.subjects(cls)
+        name = metafunc.function.__name__
+        subjects = tuple(
+            subject
+            for subject in session.subjects(cls)
+            if subject.is_of_calls == (name == CALLS_TEST)
+        )
+        reason = reason or "its narrowing leaves no such case"
         if metafunc.function.__name__ == GRAPH_TEST:
             safe = tuple(subject for subject in subjects if subject.kernel.graph_safe)
             if subjects and not safe:

@@ -115,6 +115,7 @@ class ConformanceSession:
                         bucket,
                         device.type,
                         self._references,
+                        is_cut=bool(cls.cuts_digits),
                     )
                     if subject.has_call:
                         yield subject

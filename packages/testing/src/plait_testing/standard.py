@@ -14,7 +14,7 @@ from plait_testing.departures import Narrowing, reason_of
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-SETTINGS = frozenset({"backend", "device", "narrowing"})
+SETTINGS = frozenset({"backend", "device", "narrowing", "cuts_digits"})
 
 # The test that tells whether there is anything to test.
 FIRST_TEST = "test_is_registered"
@@ -39,6 +39,8 @@ def deviations(cls: type[KernelConformance]) -> list[str]:
     ]
     if cls.narrowing is not None:
         found.append(f"narrowed: {cls.narrowing.reason}")
+    if cls.cuts_digits:
+        found.append(f"cuts digits: {cls.cuts_digits}")
     return found
 
 
@@ -67,6 +69,8 @@ def _objections_to_settings(cls: type[KernelConformance]) -> Iterator[str]:
         yield f"its attribute backend is {backend!r}; give it the name of a registered backend"
     if cls.device not in ("auto", "cpu", "cuda"):
         yield f"its attribute device is {cls.device!r}; use 'auto', 'cpu' or 'cuda'"
+    if not isinstance(cls.cuts_digits, str):
+        yield f"its attribute cuts_digits is {cls.cuts_digits!r}; give the reason, or leave it out"
     narrowing: object = cls.narrowing
     if isinstance(narrowing, Narrowing):
         cases = {case.name for op in OPS for case in load_cases(op).cases}

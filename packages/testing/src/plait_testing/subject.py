@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from plait_kernels.backend import Kernel
     from plait_kernels.config import OpConfig
+    from plait_testing.accuracy import Expected
     from plait_testing.case import Case, OpCases
 
 
@@ -35,6 +36,8 @@ class Subject:
     device : str
         ``"cpu"`` or ``"cuda"``.
     references : References
+    is_cut : bool
+        Whether numbers are cut off instead of rounded; see ``KernelConformance``.
     """
 
     backend: str
@@ -45,6 +48,12 @@ class Subject:
     bucket: str
     device: str
     references: References
+    is_cut: bool = False
+
+    @property
+    def is_of_calls(self) -> bool:
+        """Whether the case is of the test that calls an implementation many times."""
+        return bool(self.case.further)
 
     @property
     def config(self) -> OpConfig:
@@ -56,10 +65,11 @@ class Subject:
         """Seed of the case's arguments; ``seed + 1`` makes others of the same shapes."""
         return zlib.crc32(f"{self.kernel.op} {self.case.name}".encode())
 
-    def make(self) -> Any:
-        """Import the kernel's factory and make a new implementation."""
+    def make(self, bucket: str = "") -> Any:
+        """Import the kernel's factory and make a new implementation, maybe for another bucket."""
         module, _, function = self.kernel.factory.partition(":")
-        return getattr(importlib.import_module(module), function)(self.config)
+        config = self.case.config(self.kernel.op, self.dtype, bucket or self.bucket)
+        return getattr(importlib.import_module(module), function)(config)
 
     @property
     def has_call(self) -> bool:
@@ -91,6 +101,12 @@ class Subject:
         output = self.call(implementation, self.prepare(implementation, arguments))
         return results(self.op_cases, arguments, output)
 
-    def expected(self) -> Mapping[str, Any]:
+    def expected(self) -> Mapping[str, Expected]:
         """Return what the reference makes of ``arguments()``."""
-        return self.references.results(self.op_cases, self.case, self.seed, self.dtype, self.device)
+        return self.references.results(self.op_cases, self.case, self.seed, self.dtype)
+
+    @property
+    def torch_device(self) -> torch.device:
+        """The device of every tensor."""
+        is_cuda = self.device == "cuda"
+        return torch.device(self.device, torch.cuda.current_device() if is_cuda else None)

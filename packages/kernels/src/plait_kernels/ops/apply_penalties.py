@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 
 from plait_kernels.config import DTYPES
-from plait_kernels.ops.contract import Op
+from plait_kernels.ops.contract import Accuracy, Op
 from plait_kernels.ops.random_inputs import generator, normal
 from plait_kernels.sampling_types import PenaltyBatch
 
@@ -96,4 +96,4 @@ def inputs(
     return normal(source, rows, vocab, device=device), batch
 
 
-OP = Op("apply_penalties", reference, inputs, TOLERANCE)
+OP = Op("apply_penalties", reference, inputs, TOLERANCE, Accuracy())

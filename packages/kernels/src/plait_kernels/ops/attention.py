@@ -17,13 +17,16 @@ import torch
 
 from plait_kernels.attention_types import AttentionBatch
 from plait_kernels.errors import KernelError
-from plait_kernels.ops.contract import Op
+from plait_kernels.ops.contract import Accuracy, Op
 from plait_kernels.ops.random_inputs import generator, normal
 
 if TYPE_CHECKING:
     from plait_kernels.config import OpConfig
 
 TOLERANCE = {"float32": (1e-5, 1e-5), "bfloat16": (1.6e-2, 1e-2), "float16": (2e-3, 2e-3)}
+
+# Probabilities may be rounded before they multiply the values.
+ACCURACY = Accuracy(inner=1)
 
 
 class Attention(Protocol):
@@ -70,7 +73,7 @@ class Attention(Protocol):
 
 
 class ReferenceAttention:
-    """One query after another, in float32."""
+    """One query after another, in float64."""
 
     def __init__(self, config: OpConfig) -> None:
         if config.get("sinks") is not None:
@@ -92,9 +95,13 @@ class ReferenceAttention:
         for row, length in enumerate(plan.kv_length.tolist()):
             queries = range(starts[row], starts[row + 1])
             blocks = plan.block_table[row].tolist()
+            if not queries:
+                continue
+            keys, values = _gather(kv, blocks, length)
             for distance_to_last, token in enumerate(reversed(queries)):
-                keys, values = _gather(kv, blocks, length - distance_to_last)
-                out[token] = self._attend(q[token].float(), keys, values).to(q.dtype)
+                seen = length - distance_to_last
+                attended = self._attend(q[token].double(), keys[:seen], values[:seen])
+                out[token] = attended.to(q.dtype)
         return out
 
     def _attend(self, q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
@@ -104,7 +111,7 @@ class ReferenceAttention:
         if window is not None:
             keys, values = keys[-int(window) :], values[-int(window) :]
         group = heads // keys.shape[1]
-        keys, values = (x.float().repeat_interleave(group, dim=1) for x in (keys, values))
+        keys, values = (x.double().repeat_interleave(group, dim=1) for x in (keys, values))
         scores = (q * keys).sum(dim=-1) * (head_dim**-0.5 if scale is None else float(scale))
         if softcap is not None:
             scores = float(softcap) * torch.tanh(scores / float(softcap))
@@ -175,4 +182,4 @@ def inputs(
     return q.view(tokens, heads, head_dim), kv, batch
 
 
-OP = Op("attention", reference, inputs, TOLERANCE)
+OP = Op("attention", reference, inputs, TOLERANCE, ACCURACY)

@@ -47,7 +47,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import torch
 
 from plait_kernels.lora_types import DENSE_ADD, DENSE_ROW, DENSE_SCALE, LoraBatch, LoraTable
-from plait_kernels.ops.contract import Op
+from plait_kernels.ops.contract import Accuracy, Op
 from plait_kernels.ops.lora_inputs import inputs
 from plait_kernels.ops.silu_and_mul import silu_and_mul
 
@@ -89,7 +89,7 @@ class ReferenceLora:
             for site in sites:
                 for tile in _entries(batch.table, slot, site, "tile"):
                     a, _ = _tile(batch.table, site, tile)
-                    column = a[:, x[token]] if site.group == "embed" else a @ x[token].float()
+                    column = a[:, x[token]] if site.group == "embed" else a @ x[token].double()
                     products[token, site.index, tile] = column
         return x, products
 
@@ -116,12 +116,12 @@ class ReferenceLora:
                 if not tiles and not dense:
                     continue
                 out = y[token, site.out_offset : site.out_offset + site.out_features]
-                value = out.float()
+                value = out.double()
                 for entry in dense:
                     if table.dense_kind[entry] == DENSE_ROW:
                         row, index = _dense_row(table, site, entry), table.dense_index[entry]
                         if site.group != "embed":
-                            value[index] = x[token].float() @ row
+                            value[index] = x[token].double() @ row
                         elif x[token] == index:
                             value = row.clone()
                 for tile in tiles:
@@ -154,7 +154,7 @@ class ReferenceLora:
         -------
         Tensor [tokens, n]
         """
-        exact = y.float()
+        exact = y.double()
         self.expand(h, sites, batch, exact)
         return silu_and_mul(exact).to(y.dtype)
 
@@ -177,21 +177,21 @@ def _entries(table: LoraTable, slot: int, site: LoraSite, kind: str) -> range:
 
 
 def _tile(table: LoraTable, site: LoraSite, tile: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return A [rank, in_features] and Bᵀ [rank, out_features] of a tile, float32."""
+    """Return A [rank, in_features] and Bᵀ [rank, out_features] of a tile, float64."""
     t, rank = table.tile_rows, int(table.tile_rank[tile])
     offset = int(table.tile_offset[tile])
     a = _read(table, offset, table.dtype, (t, site.in_features))
     b = _read(table, offset + a.nbytes, table.dtype, (t, site.out_features))
-    return a[:rank].float(), b[:rank].float()
+    return a[:rank].double(), b[:rank].double()
 
 
 def _dense_row(table: LoraTable, site: LoraSite, entry: int) -> torch.Tensor:
-    """Return the row of a dense entry, float32."""
+    """Return the row of a dense entry, float64."""
     replaces_row = int(table.dense_kind[entry]) == DENSE_ROW
     dtype = table.dtype if replaces_row else torch.float32
     of_input = replaces_row and site.group != "embed"
     width = site.in_features if of_input else site.out_features
-    return _read(table, int(table.dense_offset[entry]), dtype, (width,)).float()
+    return _read(table, int(table.dense_offset[entry]), dtype, (width,)).double()
 
 
 def _read(
@@ -201,4 +201,4 @@ def _read(
     return table.arena[offset : offset + nbytes].view(dtype).view(shape)
 
 
-OP = Op("lora", reference, inputs, TOLERANCE)
+OP = Op("lora", reference, inputs, TOLERANCE, Accuracy())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from dataclasses import dataclass
 
@@ -16,6 +17,9 @@ from plait_kernels.lora_types import (
     LoraTable,
 )
 from plait_kernels.sites import LoraSite
+
+REPLACED = 8
+"""Of an ``embed`` site, token ids below this may have replaced rows."""
 
 ALIGNMENT = 64
 """Byte offsets in an arena are multiples of this."""
@@ -51,6 +55,10 @@ def inputs(
     ranks: tuple[int, ...] = (1, 2, 7, 8, 9, 16, 20),
     max_adapters: int = 3,
     dense: bool = True,
+    kinds: tuple[int, ...] = (),
+    targeted: float = 0.8,
+    shared: bool = False,
+    layers: int = 1,
     dtype: torch.dtype = torch.float32,
     arena_dtype: torch.dtype | None = None,
     tile_rows: int = TILE_ROWS,
@@ -81,6 +89,14 @@ def inputs(
         A mix has 1 to this many.
     dense : bool
         Whether some (slot, site) get dense entries.
+    kinds : tuple[int, ...]
+        If there are any, every (slot, site) gets dense entries of these kinds, in this order.
+    targeted : float
+        Probability that an adapter has a module at a site.
+    shared : bool
+        Whether every second slot names the tiles of the one before again, and more of its own.
+    layers : int
+        How many times the sites are there, with columns of the tables of their own.
     dtype, arena_dtype : torch.dtype
         Of the activations, and of the tiles; the second defaults to the first.
     tile_rows : int
@@ -95,24 +111,23 @@ def inputs(
     Returns
     -------
     LoraInputs
-        Its sites do not depend on the seed.
+        Its sites do not depend on the seed. They are those of the first layer.
     """
     rng = random.Random(seed)
     generator = torch.Generator().manual_seed(seed)
-    sites, columns = [], 0 if packed else 3
-    for column, out in enumerate(out_features):
-        name = f"layers.0.{group}.{column}"
-        # Columns 0 and 1 of the tables belong to sites of other groups.
-        sites.append(LoraSite(2 + column, name, group, in_features, out, columns))
-        columns += out + (0 if packed else (5, 0)[column % 2])
-    writer = _Writer(generator, arena_dtype or dtype, tile_rows, slots, 2 + len(sites))
+    sites, columns = _sites(group, in_features, out_features, packed=packed)
+    every = tuple(site for layer in range(layers) for site in sites_of_layer(sites, layer))
+    writer = _Writer(generator, arena_dtype or dtype, tile_rows, slots, 2 + len(every))
     for slot in range(slots):
         has_scale = False
-        for site in sites:
+        for site in every:
+            if shared and slot % 2:
+                writer.again(slot - 1, site, rng.uniform(-2, 2))
             for _ in range(rng.randint(1, max_adapters)):
-                if rng.random() < 0.8:
+                if rng.random() < targeted:
                     writer.module(site, rng.choice(ranks), rng.choice((-1, 1)) * rng.uniform(1, 2))
-            has_scale |= writer.dense(site, rng) if dense and rng.random() < 0.5 else False
+            if kinds or (dense and rng.random() < 0.5):
+                has_scale |= writer.dense(site, rng, kinds)
             writer.close(slot, site)
         writer.scaled[slot] = has_scale
     if token_slot is None:
@@ -123,15 +138,45 @@ def inputs(
     )
     table = writer.table(device)
     if group == "embed":
-        x = torch.randint(0, min(in_features, 8), (tokens,), generator=generator)
+        # Half of them among the few that dense entries replace, and some the last that there is.
+        x = torch.randint(0, in_features, (tokens,), generator=generator)
+        x[::2] %= min(REPLACED, in_features)
+        x[1::4] = in_features - 1
     else:
         x = torch.randn(tokens, in_features, generator=generator).to(dtype)
     wide = torch.full((tokens, columns + padding), torch.nan)
     wide[:, :columns] = torch.randn(tokens, columns, generator=generator)
     y = wide.to(device=device, dtype=dtype)[:, :columns]
     slot_of = torch.tensor(token_slot, dtype=torch.int32)
-    batch = _batch(table, slot_of, token_weight, device)
-    return LoraInputs(x.to(device), tuple(sites), batch, y)
+    batch = batch_of(table, slot_of, token_weight, device)
+    return LoraInputs(x.to(device), sites, batch, y)
+
+
+def _sites(
+    group: str, in_features: int, out_features: tuple[int, ...], *, packed: bool
+) -> tuple[tuple[LoraSite, ...], int]:
+    """Return the sites of the first layer, and how many columns y has."""
+    sites, columns = [], 0 if packed else 3
+    for column, out in enumerate(out_features):
+        name = f"layers.0.{group}.{column}"
+        # Columns 0 and 1 of the tables belong to sites of other groups.
+        sites.append(LoraSite(2 + column, name, group, in_features, out, columns))
+        columns += out + (0 if packed else (5, 0)[column % 2])
+    return tuple(sites), columns
+
+
+def sites_of_layer(sites: tuple[LoraSite, ...], layer: int) -> tuple[LoraSite, ...]:
+    """Return the like of the first layer's sites in another layer."""
+    if layer == 0:
+        return sites
+    return tuple(
+        dataclasses.replace(
+            site,
+            index=site.index + layer * len(sites),
+            name=site.name.replace("layers.0", f"layers.{layer}"),
+        )
+        for site in sites
+    )
 
 
 class _Writer:
@@ -158,11 +203,20 @@ class _Writer:
             tile = torch.cat((tile_a.flatten(), tile_b.flatten())).to(self.dtype)
             self.tiles.append((self._store(tile), rows, scale))
 
-    def dense(self, site: LoraSite, rng: random.Random) -> bool:
-        kinds = rng.sample((DENSE_ADD, DENSE_SCALE, DENSE_ROW, DENSE_ROW, DENSE_ADD), 3)
+    def again(self, slot: int, site: LoraSite, scale: float) -> None:
+        """Name the tiles of a former slot once more, with another scale."""
+        start, count = self.ranges[:2, slot, site.index].tolist()
+        self.tiles += [(*tile[:2], scale) for tile in self.tiles[start : start + count]]
+
+    def dense(self, site: LoraSite, rng: random.Random, kinds: tuple[int, ...]) -> bool:
+        some = (DENSE_ADD, DENSE_SCALE, DENSE_ROW, DENSE_ROW, DENSE_ADD)
+        kinds = kinds or tuple(rng.sample(some, 3))
         is_embed = site.group == "embed"
-        for kind in kinds:
-            index = rng.randrange(min(8, site.in_features if is_embed else site.out_features))
+        rows = min(REPLACED, site.in_features) if is_embed else site.out_features
+        index = rng.randrange(rows)
+        for number, kind in enumerate(kinds):
+            # Sometimes one row is replaced twice.
+            index = index if number and rng.random() < 0.3 else rng.randrange(rows)
             if kind == DENSE_ROW:
                 width = site.out_features if is_embed else site.in_features
                 row = (self._randn(width) / (1 if is_embed else width**0.5)).to(self.dtype)
@@ -219,10 +273,13 @@ class _Writer:
         return offset
 
 
-def _batch(
+def batch_of(
     table: LoraTable, token_slot: torch.Tensor, token_weight: torch.Tensor, device: str
 ) -> LoraBatch:
-    """Group the tokens by slot; entries past the ends of the lists are out of range on purpose."""
+    """Group tokens, int32 [tokens] on the CPU, by slot.
+
+    Entries past the ends of the lists are out of range on purpose.
+    """
     tokens, i32 = token_slot.numel(), torch.int32
     slots = sorted({slot for slot in token_slot.tolist() if slot >= 0})
     order = torch.full((tokens,), 2**30, dtype=i32)

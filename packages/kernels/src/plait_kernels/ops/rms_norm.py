@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
-from plait_kernels.ops.contract import Op
+from plait_kernels.ops.contract import Accuracy, Op
 from plait_kernels.ops.random_inputs import generator, normal
 
 if TYPE_CHECKING:
@@ -42,12 +42,12 @@ class RMSNorm(Protocol):
 
 
 def reference(config: OpConfig) -> RMSNorm:
-    """Make the reference: float32 throughout, rounded once."""
+    """Make the reference: float64 throughout, rounded once."""
 
     def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-        wide = x.float()
+        wide = x.double()
         mean_square = wide.square().mean(dim=-1, keepdim=True)
-        return (wide / torch.sqrt(mean_square + eps) * weight.float()).to(x.dtype)
+        return (wide / torch.sqrt(mean_square + eps) * weight.double()).to(x.dtype)
 
     return rms_norm
 
@@ -68,4 +68,4 @@ def inputs(
     return x, weight, 1e-5
 
 
-OP = Op("rms_norm", reference, inputs, TOLERANCE)
+OP = Op("rms_norm", reference, inputs, TOLERANCE, Accuracy(is_norm=True))

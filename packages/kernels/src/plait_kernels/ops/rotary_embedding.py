@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
-from plait_kernels.ops.contract import Op
+from plait_kernels.ops.contract import Accuracy, Op
 from plait_kernels.ops.random_inputs import generator, integers, normal
 
 if TYPE_CHECKING:
@@ -44,11 +44,11 @@ class RotaryEmbedding(Protocol):
 
 
 def reference(config: OpConfig) -> RotaryEmbedding:
-    """Make the reference: one token after another, in float32, rounded once."""
+    """Make the reference: one token after another, in float64, rounded once."""
 
     def rotate(head: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:
         half = cos.shape[-1]
-        first, second = head[:, :half].float(), head[:, half : 2 * half].float()
+        first, second = head[:, :half].double(), head[:, half : 2 * half].double()
         turned = torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
         head[:, : 2 * half] = turned.to(head.dtype)
 
@@ -78,10 +78,12 @@ def inputs(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Make random arguments ``(positions, q, k, cos_sin)``.
 
+    The first token is at the last position, the second at the first; the others are anywhere.
     ``packed`` makes q and k columns of one matrix whose last columns (v) hold NaN.
     """
     source = generator(seed)
     positions = integers(source, 0, max_position - 1, tokens, device=device)
+    positions[:1], positions[1:2] = max_position - 1, 0
     angles = torch.rand(max_position, rotary_dim // 2, generator=source) * 2 * torch.pi
     cos_sin = torch.cat([angles.cos(), angles.sin()], dim=-1).to(device)
     columns = (heads + kv_heads) * head_dim
@@ -94,4 +96,4 @@ def inputs(
     return positions, q, k, cos_sin
 
 
-OP = Op("rotary_embedding", reference, inputs, TOLERANCE)
+OP = Op("rotary_embedding", reference, inputs, TOLERANCE, Accuracy())

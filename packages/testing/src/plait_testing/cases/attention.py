@@ -8,11 +8,15 @@ from typing import TYPE_CHECKING, Any
 from plait_kernels.config import BUCKETS, Scalar
 from plait_kernels.ops import load_op
 from plait_testing.case import Case, OpCases
+from plait_testing.cases.rms_norm import MANY
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import torch
 
 MIXED = ((1, 5), (3, 3), (1, 1), (0, 4), (2, 9), (1, 12), (0, 0), (6, 6), (1, 8))
+SMALL: dict[str, Any] = {"heads": 2, "kv_heads": 1, "head_dim": 8, "block_size": 16}
 DECODE = ((1, 5), (1, 1), (1, 8), (1, 19), (1, 6))
 
 
@@ -28,24 +32,53 @@ def case(
     further_tokens: int = 0,
     loose_bounds: bool = False,
     has_reference: bool = True,
+    q_scale: float = 1.0,
+    layers: int = 1,
+    bad_row: int = -1,
+    further: tuple[Mapping[str, Any], ...] = (),
+    is_large: bool = False,
     **variant: Scalar,
 ) -> Case:
     """Make a case; a step with a row of several queries occurs in bucket prefill only."""
     shape = {"heads": heads, "kv_heads": kv_heads, "head_dim": head_dim, "block_size": block_size}
     inputs = {**shape, "rows": rows, "further_tokens": further_tokens, "loose_bounds": loose_bounds}
-    buckets = BUCKETS if all(queries <= 1 for queries, _ in rows) else BUCKETS[1:]
-    params = {**shape, "scale": scale, **variant}
-    return Case(name, params, inputs, 128, buckets, has_reference=has_reference)
+    inputs |= {"q_scale": q_scale, "layers_run": layers, "bad_row": bad_row}
+    every = [rows, *(changed.get("rows", rows) for changed in further)]
+    is_decode = all(queries <= 1 for step in every for queries, _ in step)
+    return Case(
+        name,
+        {**shape, "scale": scale, **variant},
+        inputs,
+        further,
+        max(128, *(sum(queries for queries, _ in step) for step in every)),
+        BUCKETS if is_decode else BUCKETS[1:],
+        has_reference=has_reference,
+        has_nan=bad_row >= 0,
+        is_large=is_large,
+    )
 
 
-def make(seed: int, *, further_tokens: int, loose_bounds: bool, **arguments: Any) -> Any:
+def make(
+    seed: int,
+    *,
+    further_tokens: int,
+    loose_bounds: bool,
+    q_scale: float,
+    layers_run: int,
+    bad_row: int,
+    **arguments: Any,
+) -> Any:
     """Make the arguments; ``further_tokens`` follow those of the last row.
 
     With ``loose_bounds`` the batch says that a row may have as many queries as there are tokens,
-    and as many keys as its blocks hold, as a step does that is padded.
+    and as many keys as its blocks hold, as a step does that is padded. Of two ``layers_run``, the
+    second has arguments of its own. The first key and value of ``bad_row`` are NaN.
     """
     made: Any = load_op("attention").inputs(seed, **arguments)
     q, kv, batch = made
+    q.mul_(q_scale)
+    if bad_row >= 0:
+        kv[batch.block_table[bad_row, 0], :, 0] = float("nan")
     if loose_bounds:
         longest = batch.block_table.shape[1] * arguments["block_size"]
         most = q.shape[0] + further_tokens
@@ -54,19 +87,50 @@ def make(seed: int, *, further_tokens: int, loose_bounds: bool, **arguments: Any
         padded = q.new_full((q.shape[0] + further_tokens, *q.shape[1:]), 0.5)
         padded[: q.shape[0]] = q
         q = padded
+    if layers_run == 2:
+        return q, kv, batch, -1.3 * q, -0.7 * kv
     return q, kv, batch
 
 
 def call(kernel: Any, arguments: Any) -> torch.Tensor:
-    """Plan and run one layer."""
-    q, kv, batch = arguments
-    out: torch.Tensor = kernel.run(q, kv, kernel.plan(batch))
-    return out
+    """Plan and run one layer, or two."""
+    return run(kernel, plan(kernel, arguments))
+
+
+def plan(kernel: Any, arguments: Any) -> Any:
+    """Plan: what one plan is for are all layers of a step."""
+    return arguments, kernel.plan(arguments[2])
+
+
+def run(kernel: Any, planned: Any) -> torch.Tensor:
+    """Run every layer; their outputs follow one another."""
+    import torch
+
+    (q, kv, _, *further), made = planned
+    out: torch.Tensor = kernel.run(q, kv, made)
+    if not further:
+        return out
+    next_q, next_kv = further
+    return torch.cat((out, kernel.run(next_q, next_kv, made)))
 
 
 def specified(arguments: Any, output: torch.Tensor) -> torch.Tensor:
     """Leave out what lies past the last row."""
-    return output[: int(arguments[2].query_start[-1])]
+    return output if len(arguments) > 3 else output[: int(arguments[2].query_start[-1])]
+
+
+def magnitude(case: Case, arguments: Any, exact: torch.Tensor) -> torch.Tensor:
+    """Return what attention makes of the magnitudes of the values."""
+    positive = [values.clone() for values in arguments[1::3]]
+    for values in positive:
+        values[:, 1].abs_()
+    q, _, batch, *further = arguments
+    replaced = (q, positive[0], batch, *further[:1], *positive[1:])
+    kernel = load_op("attention").reference(case.config("attention", "float32", "prefill"))
+    # What float32 loses of a large score is a larger part of its exponential.
+    q_scale = case.inputs["q_scale"]
+    loss = q_scale if q_scale > 50 else 1.0
+    return loss * specified(arguments, call(kernel, replaced))
 
 
 CASES = OpCases(
@@ -97,11 +161,64 @@ CASES = OpCases(
         case("window", MIXED, window=3),
         case("softcap", MIXED, softcap=2.5),
         case("window_and_softcap", DECODE, window=2, softcap=1.5),
+        case("large_scores", MIXED, q_scale=12.0),
+        case("largest_scores", DECODE, q_scale=100.0),
+        case("many_keys_large_scores", ((1, 100), (1, 70)), q_scale=8.0),
+        case("bad_row", ((1, 5), (1, 9), (1, 7), (1, 12)), bad_row=1),
+        case("bad_prompt", ((5, 5), (9, 9), (4, 8)), bad_row=1),
+        case("two_layers", MIXED, layers=2),
+        case("decode_two_layers", DECODE, layers=2),
+        case("usual_heads", ((1, 37), (1, 5)), heads=8, kv_heads=2, head_dim=128, block_size=32),
+        case("wider_heads", ((1, 9), (1, 17)), heads=2, kv_heads=1, head_dim=256),
+        case("many_heads", DECODE, heads=72, kv_heads=1, head_dim=8),
+        case("many_kv_heads", DECODE, heads=66, kv_heads=33, head_dim=8),
+        case("large_block", ((1, 130), (1, 3)), heads=2, kv_heads=1, head_dim=8, block_size=128),
+        case("many_rows", tuple((1, 1 + row % 7) for row in range(260)), **SMALL),
+        case("longer_prompts", ((140, 140), (7, 300), (70, 70)), **SMALL, is_large=True),
+        case("longest_decode", ((1, 20_011), (1, 4099)), **SMALL, is_large=True),
+        case(
+            "calls",
+            DECODE,
+            layers=2,
+            further=(
+                {"rows": ((1, 3),)},
+                {"rows": tuple((1, 4 + row % 5) for row in range(17))},
+                {"rows": ((1, 6), (1, 2), (1, 9), (1, 20), (1, 7))},
+            ),
+        ),
+        case(
+            "calls_with_prompts",
+            MIXED,
+            further=(
+                {"rows": ((1, 3),)},
+                {"rows": ((20, 20), (1, 1))},
+                {"rows": ((1, 6), (5, 30), (1, 9), (0, 3), (2, 7))},
+            ),
+        ),
+        case(
+            "calls_of_any_size",
+            ((1, 5),) * 130,
+            **SMALL,
+            further=tuple(
+                {"rows": tuple((1, 1 + row % 7) for row in range(count))} for count in MANY[1:15]
+            ),
+            is_large=True,
+        ),
+        case(
+            "calls_of_any_prompt",
+            ((300, 300),),
+            **SMALL,
+            further=tuple({"rows": ((count, count + count % 3),)} for count in MANY[1:16]),
+            is_large=True,
+        ),
         case("sinks", MIXED, sinks=True, has_reference=False),
     ),
-    ("q", "kv", "batch"),
+    ("q", "kv", "batch", "q of the next layer", "kv of the next layer"),
     call,
+    begin=plan,
+    complete=run,
     specified=specified,
+    magnitude=magnitude,
     is_contiguous=True,
     make=make,
 )

@@ -5,8 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from plait_testing.case import Case, OpCases
+from plait_testing.cases.rms_norm import MANY
+from plait_testing.usual_calls import of_any_size
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import torch
 
 
@@ -19,11 +23,14 @@ def case(
     head_dim: int = 16,
     block_size: int = 4,
     num_blocks: int = 9,
+    further: tuple[Mapping[str, Any], ...] = (),
+    is_large: bool = False,
 ) -> Case:
     """Make a case in which ``skipped`` of the tokens have slot -1."""
     params = {"kv_heads": kv_heads, "head_dim": head_dim, "block_size": block_size}
     inputs = {**params, "tokens": tokens, "skipped": skipped, "num_blocks": num_blocks}
-    return Case(name, params, inputs)
+    most = max(4100 if is_large else 64, tokens)
+    return Case(name, params, inputs, further=further, max_tokens=most, is_large=is_large)
 
 
 def writable(arguments: Any) -> list[torch.Tensor]:
@@ -49,6 +56,32 @@ CASES = OpCases(
         case("one_head", 5, 1, kv_heads=1, head_dim=24, block_size=1),
         case("odd_head_dim", 7, 2, head_dim=17),
         case("odd_block", 7, 2, kv_heads=3, block_size=5, num_blocks=4),
+        case("usual_heads", 5, 1, kv_heads=8, head_dim=128, block_size=16, num_blocks=2),
+        case("wider_heads", 3, 1, kv_heads=2, head_dim=258, block_size=2, num_blocks=3),
+        case("large_block", 9, 2, kv_heads=1, head_dim=6, block_size=256, num_blocks=2),
+        case("many_tokens", 520, 9, kv_heads=1, head_dim=6, block_size=16, num_blocks=300),
+        case(
+            "calls",
+            7,
+            0,
+            further=(
+                {"tokens": 1},
+                {"tokens": 30, "skipped": 3},
+                {"tokens": 5, "skipped": 5},
+                {"tokens": 4, "num_blocks": 5},
+            ),
+        ),
+        case(
+            "calls_of_any_size",
+            2049,
+            5,
+            kv_heads=1,
+            head_dim=6,
+            block_size=16,
+            num_blocks=300,
+            further=of_any_size(tokens=MANY[3:]),
+            is_large=True,
+        ),
     ),
     ("k", "v", "kv", "slot_mapping"),
     lambda kernel, arguments: kernel(*arguments),

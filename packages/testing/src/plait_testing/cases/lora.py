@@ -6,44 +6,102 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from plait_kernels.ops import load_op
+from plait_kernels.ops.contract import Accuracy
 from plait_testing.case import Case, OpCases
+from plait_testing.cases.lora_calls import lora_calls
+from plait_testing.cases.rms_norm import MANY
+from plait_testing.usual_calls import of_any_size
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import torch
 
 TILE_LISTS = ("tile_offset", "tile_rank", "tile_scale")
 DENSE_LISTS = ("dense_kind", "dense_offset", "dense_index", "dense_weight")
 
 PLAIN: dict[str, Any] = {"dense": False, "max_adapters": 1}
+SMALL: dict[str, Any] = {
+    **PLAIN,
+    "targeted": 1.0,
+    "in_features": 24,
+    "out_features": (17,),
+    "group": "o",
+}
+ADD, SCALE, ROW = 0, 1, 2
+"""The kinds of dense entry; their constants are where torch is imported."""
 
 
-def case(name: str, *, group: str = "qkv", **inputs: Any) -> Case:
-    """Make a case of one site group; ``inputs`` are arguments of the op's generator."""
-    return Case(name, {"group": group}, {"group": group, **inputs}, max_tokens=256)
+def case(
+    name: str,
+    *,
+    group: str = "qkv",
+    further: tuple[Mapping[str, Any], ...] = (),
+    is_large: bool = False,
+    **inputs: Any,
+) -> Case:
+    """Make a case of one site group; ``inputs`` are arguments of ``make``."""
+    return Case(
+        name,
+        {"group": group},
+        {"group": group, **inputs},
+        further,
+        max_tokens=4100 if is_large else 520,
+        has_nan="bad_token" in inputs,
+        is_large=is_large,
+    )
 
 
-def gate_and_up(name: str, **inputs: Any) -> Case:
+def gate_and_up(name: str, *, out_features: tuple[int, int] = (44, 44), **inputs: Any) -> Case:
     """Make a case of the call that goes on with the activation.
 
-    Gate, up and their product may all be rounded, hence the leeway.
+    Gate, up and what is made of them may all be rounded.
     """
-    made = case(name, group="gate_up", out_features=(44, 44), packed=True, **inputs)
-    return dataclasses.replace(made, optional_call="expand_silu_and_mul", leeway=2.0)
+    made = case(name, group="gate_up", out_features=out_features, packed=True, **inputs)
+    accuracy = Accuracy(roundings=4, inner=1)
+    return dataclasses.replace(made, optional_call="expand_silu_and_mul", accuracy=accuracy)
 
 
-def make(seed: int, *, dtype: str, arena: str | None = None, **arguments: Any) -> Any:
-    """Make the arguments; ``arena`` is the dtype of the tiles if it is another one."""
+def make(
+    seed: int,
+    *,
+    dtype: str,
+    arena: str | None = None,
+    scale: float = 1.0,
+    bad_token: int = -1,
+    **arguments: Any,
+) -> Any:
+    """Make the arguments; ``arena`` is the dtype of the tiles if it is another one.
+
+    Activations are multiplied by ``scale``; those of ``bad_token`` are NaN.
+    """
     import torch
 
     stored = None if arena is None else getattr(torch, arena)
-    generate = load_op("lora").inputs
-    return generate(seed, dtype=getattr(torch, dtype), arena_dtype=stored, **arguments)
+    generate: Any = load_op("lora").inputs
+    made = generate(seed, dtype=getattr(torch, dtype), arena_dtype=stored, **arguments)
+    if scale != 1:
+        made.x.mul_(scale)
+        made.y.mul_(scale)
+    if bad_token >= 0:
+        made.x[bad_token] = torch.nan
+    return made
 
 
 def call(kernel: Any, arguments: Any) -> torch.Tensor | None:
     """Shrink, then expand; of gate and up with ``silu_and_mul``."""
+    return expand(kernel, shrink(kernel, arguments))
+
+
+def shrink(kernel: Any, arguments: Any) -> Any:
+    """Do the first half of a call."""
+    return arguments, kernel.shrink(arguments.x, arguments.sites, arguments.batch)
+
+
+def expand(kernel: Any, begun: Any) -> torch.Tensor | None:
+    """Do the second half of a call."""
+    arguments, h = begun
     sites, batch, y = arguments.sites, arguments.batch, arguments.y
-    h = kernel.shrink(arguments.x, sites, batch)
     if not is_gate_and_up(arguments):
         kernel.expand(h, sites, batch, y)
         return None
@@ -55,6 +113,19 @@ def is_gate_and_up(arguments: Any) -> bool:
     """Tell whether all that y has are a gate and as many columns of up."""
     gate_and_up = [site.out_features for site in arguments.sites if site.group == "gate_up"]
     return len(gate_and_up) == 2 and sum(gate_and_up) == arguments.y.shape[1]
+
+
+def magnitude(case: Case, arguments: Any, exact: torch.Tensor) -> torch.Tensor:
+    """Return the size of what is added up, with a margin for terms that cancel each other."""
+    y = arguments.y
+    if not is_gate_and_up(arguments):
+        return y.abs() + exact.abs() + 16 * (exact - y).abs().nan_to_num(0).amax(-1, keepdim=True)
+    # By how much of itself silu(gate) changes if the gate is rounded.
+    kernel = load_op("lora").reference(case.config("lora", "float32", "prefill"))
+    h = kernel.shrink(arguments.x, arguments.sites, arguments.batch)
+    kernel.expand(h, arguments.sites, arguments.batch, y)
+    gate = y[:, : exact.shape[1]]
+    return exact.abs() * (1 + gate.abs())
 
 
 def targets(arguments: Any) -> dict[str, torch.Tensor]:
@@ -102,6 +173,25 @@ def _pad(values: torch.Tensor, count: int) -> torch.Tensor:
     return padded
 
 
+WIDE: dict[str, Any] = {
+    "targeted": 1.0,
+    "token_slot": (1, 0, -1, 1),
+    "slots": 2,
+    "ranks": (3, 9),
+    "out_features": (17,),
+    "group": "down",
+    **PLAIN,
+}
+TALL: dict[str, Any] = {
+    "targeted": 1.0,
+    "token_slot": (1, 0, -1, 1),
+    "slots": 2,
+    "ranks": (3, 9),
+    "in_features": 24,
+    "group": "o",
+    **PLAIN,
+}
+
 CASES = OpCases(
     "lora",
     (
@@ -116,7 +206,15 @@ CASES = OpCases(
             "adapters_128", token_slot=(*range(128), 5, -1, 5), slots=128, ranks=(1, 3, 9), **PLAIN
         ),
         case("rank_1", ranks=(1,), **PLAIN),
-        case("rank_512", tokens=5, slots=2, ranks=(512,), out_features=(40, 24), **PLAIN),
+        case(
+            "rank_512",
+            tokens=5,
+            slots=2,
+            ranks=(512,),
+            targeted=1.0,
+            out_features=(40, 24),
+            **PLAIN,
+        ),
         case("ragged_ranks", tokens=11, ranks=(1, 7, 8, 9, 64, 100), **PLAIN),
         case("one_rank", tokens=12, slots=6, ranks=(16,), **PLAIN),
         case("mixes", tokens=13, dense=False, max_adapters=4),
@@ -144,11 +242,89 @@ CASES = OpCases(
         case("head", group="head", out_features=(150,), tokens=7),
         case("head_one_row", group="head", out_features=(150,), token_slot=(2,)),
         case("head_base_only", group="head", out_features=(150,), token_slot=(-1,)),
+        case("shared_tiles", tokens=9, shared=True, **PLAIN),
+        case("shared_tiles_and_mixes", tokens=11, slots=6, shared=True, dense=False),
+        case("one_many_times", token_slot=(2, 0, 2, -1, 2, 1, 0, 2, 2, 1), ranks=(9,), **PLAIN),
+        case("dense_add", group="o", out_features=(36,), tokens=7, kinds=(ADD, ADD)),
+        case("dense_scale", group="o", out_features=(36,), tokens=7, kinds=(SCALE, SCALE)),
+        case("dense_rows_only", group="o", out_features=(36,), tokens=7, kinds=(ROW,) * 5),
+        case("dense_scale_and_add", group="o", out_features=(36,), tokens=7, kinds=(ADD, SCALE)),
+        case("embed_rows", group="embed", out_features=(36,), tokens=17, kinds=(ROW,) * 9),
+        case(
+            "embed_many_ids",
+            group="embed",
+            in_features=66_000,
+            slots=2,
+            tokens=9,
+            ranks=(1, 3),
+            out_features=(12,),
+            **PLAIN,
+        ),
+        case("large_numbers", tokens=5, scale=100.0),
+        case("bad_token", token_slot=(0, 1, 2, 1, -1, 2, 3, 1), bad_token=2, **PLAIN),
+        case(
+            "usual_sizes", tokens=5, in_features=512, out_features=(256, 128), ranks=(16,), **PLAIN
+        ),
+        case("many_tokens", tokens=520, ranks=(3,), slots=3, **SMALL),
+        case("many_slots", token_slot=tuple(range(270)), slots=270, ranks=(1,), **SMALL),
+        case("many_sites", tokens=4, slots=2, ranks=(2,), out_features=(8,) * 19, **PLAIN),
+        case("rank_1030", token_slot=(0, -1, 0), slots=1, ranks=(1030,), **SMALL),
+        case("wide_4104", **WIDE, in_features=4104),
+        case("wide_8200", **WIDE, in_features=8200),
+        case("wide_16392", **WIDE, in_features=16_392),
+        case("tall_4104", **TALL, out_features=(4104, 24)),
+        case("tall_16392", **TALL, out_features=(16_392,)),
+        case("head_131080", **{**TALL, "group": "head"}, out_features=(131_080,), is_large=True),
+        case("more_and_more_tokens", tokens=1030, ranks=(1,), slots=2, is_large=True, **SMALL),
+        case(
+            "calls",
+            group="o",
+            layers=3,
+            in_features=24,
+            out_features=(20,),
+            tokens=6,
+            slots=3,
+            ranks=(1, 3, 9),
+            max_adapters=2,
+            further=(
+                {"ranks": (17, 26), "tokens": 6},
+                {"tokens": 1, "slots": 2},
+                {"tokens": 19, "slots": 5},
+            ),
+        ),
+        gate_and_up(
+            "gate_and_up_calls",
+            layers=3,
+            in_features=24,
+            out_features=(12, 12),
+            tokens=6,
+            slots=3,
+            ranks=(1, 3, 9),
+            **PLAIN,
+            further=(
+                {"ranks": (17, 26), "tokens": 6},
+                {"tokens": 1, "slots": 2},
+                {"tokens": 19, "slots": 5},
+            ),
+        ),
+        case(
+            "calls_of_any_size",
+            tokens=70,
+            slots=3,
+            ranks=(2,),
+            further=of_any_size(tokens=MANY[1:16]),
+            is_large=True,
+            **SMALL,
+        ),
     ),
     (),
     call,
+    calls=lora_calls,
+    begin=shrink,
+    complete=expand,
     targets=targets,
     writable=writable,
+    magnitude=magnitude,
     stage=stage,
     make=make,
 )

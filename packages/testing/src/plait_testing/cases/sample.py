@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
+import math
+from typing import TYPE_CHECKING, Any
 
 from plait_kernels.ops import load_op
+from plait_kernels.ops.philox import uniform
 from plait_testing.case import Case, OpCases
+from plait_testing.cases import sample_rules
+from plait_testing.cases.rms_norm import MANY
+from plait_testing.usual_calls import of_any_size, usual_calls
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from plait_testing.calls import Calls
 
 
 def case(
@@ -16,18 +27,93 @@ def case(
     greedy: float = 0.3,
     ties: bool = False,
     excluded: int = 0,
+    kind: str = "any",
+    further: tuple[Mapping[str, Any], ...] = (),
+    is_large: bool = False,
 ) -> Case:
     """Make a case; ``greedy`` is the probability of temperature 0."""
     inputs = {"rows": rows, "vocab": vocab, "greedy": greedy, "ties": ties, "excluded": excluded}
-    return Case(name, {"vocab": vocab}, inputs)
+    inputs["kind"] = kind
+    most = max(260 if is_large else 64, rows)
+    return Case(name, {"vocab": vocab}, inputs, further=further, max_tokens=most, is_large=is_large)
 
 
-def make(seed: int, *, excluded: int, **arguments: Any) -> Any:
-    """Make the arguments; the logits of ``excluded`` tokens of each row are -∞."""
+def make(seed: int, *, excluded: int, kind: str, **arguments: Any) -> Any:
+    """Make the arguments; the logits of ``excluded`` tokens of each row are -∞.
+
+    Parameters
+    ----------
+    kind : str
+        ``"any"``, or which rows they are: ``"rules"`` = those of ``sample_rules``, ``"flat"`` =
+        of nearly equal logits, ``"far"`` = of large ones, ``"boundary"`` = where the random number
+        is nearly at the end of a token, ``"one"`` = with one finite logit.
+    """
     made: Any = load_op("sample").inputs(seed, **arguments)
     logits, batch = made
-    logits[:, 7 : 7 + excluded] = -float("inf")
+    logits[:, 7 : 7 + excluded] = -math.inf
+    if kind == "rules":
+        _obey_rules(seed, logits, batch)
+    elif kind == "flat":
+        logits.mul_(0.03)
+    elif kind == "far":
+        logits.mul_(3000).add_(40_000)
+        batch.temperature.mul_(700)
+    elif kind == "one":
+        kept = logits[:, 5].clone()
+        logits.fill_(-math.inf)
+        logits[:, 5] = kept
+    elif kind == "boundary":
+        _near_boundaries(seed, logits, batch)
     return logits, batch
+
+
+def _obey_rules(seed: int, logits: Any, batch: Any) -> None:
+    rows = sample_rules.rows(seed % 10_000, logits.shape[0] // len(sample_rules.RULES))
+    logits.fill_(sample_rules.NEXT_TO_NOTHING)
+    for number, row in enumerate(rows):
+        for token, logit in row.logits.items():
+            logits[number, token] = logit
+        batch.seed[number], batch.position[number] = row.seed, row.position
+        for name in ("temperature", "top_k", "top_p", "min_p"):
+            getattr(batch, name)[number] = getattr(row.rule, name)
+
+
+def _near_boundaries(seed: int, logits: Any, batch: Any) -> None:
+    """Two tokens, the first of which ends where float32 cannot tell it from the random number."""
+    logits.fill_(-math.inf)
+    batch.temperature.fill_(1)
+    batch.top_k.fill_(0)
+    batch.top_p.fill_(1)
+    batch.min_p.fill_(0)
+    position = seed
+    for row in range(logits.shape[0]):
+        while not 0.55 < (number := uniform(seed, position)) < 0.95:
+            position += 1
+        batch.seed[row], batch.position[row] = seed, position
+        position += 1
+        logits[row, 3], logits[row, 11] = 0, math.log((1 - number) / number)
+
+
+def calls(calls: Calls) -> None:
+    """Besides the usual, go on to the next position, and give rows each other's seeds."""
+    if not calls.subject.case.is_large:
+        next_positions(calls)
+    usual_calls(calls)
+
+
+def next_positions(calls: Calls) -> None:
+    """Draw as an engine does that decodes: the same rows, one position further each time."""
+    logits, batch = calls.make(0, 40)
+    for step in range(3):
+        position = batch.position + step
+        moved = dataclasses.replace(batch, position=position)
+        calls.call(f"{step} positions further", (logits, moved))
+        batch.position.add_(5)
+        calls.call("after the positions were raised in place", (logits, batch))
+    swapped = dataclasses.replace(batch, seed=batch.seed.flip(0))
+    calls.call("with each other's seeds", (logits, swapped))
+    hotter = dataclasses.replace(batch, temperature=batch.temperature * 2)
+    calls.call("with other temperatures", (logits, hotter))
 
 
 CASES = OpCases(
@@ -44,9 +130,26 @@ CASES = OpCases(
         case("excluded_tokens", 17, excluded=30),
         case("two_tokens", 9, 2),
         case("wide", 5, 5003, greedy=0),
+        case("rules", 2 * len(sample_rules.RULES), sample_rules.VOCAB, greedy=0, kind="rules"),
+        case("boundaries", 12, 17, greedy=0, kind="boundary"),
+        case("large_numbers", 9, kind="far"),
+        case("one_token_left", 5, 17, kind="one"),
+        case("many_rows", 260, 17, greedy=0.5, is_large=True),
+        case("wider_65540", 4, 65_540, greedy=0.2, kind="flat", is_large=True),
+        case("wider_131080", 3, 131_080, greedy=0, kind="flat", is_large=True),
+        case("wider_262150", 3, 262_150, greedy=0, kind="flat", is_large=True),
+        case("widest_greedy", 2, 262_150, greedy=1, is_large=True),
+        case(
+            "calls",
+            5,
+            greedy=0.2,
+            further=({"rows": 1, "greedy": 0}, {"rows": 17}, {"greedy": 1}, {"rows": 3}),
+        ),
+        case("calls_of_any_size", 130, 9, further=of_any_size(rows=MANY[:14]), is_large=True),
     ),
     ("logits", "batch"),
     lambda kernel, arguments: kernel(*arguments),
+    calls=calls,
     make=make,
     dtypes=("float32",),
 )

@@ -2,13 +2,59 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
+from plait_kernels.ops import load_op
+from plait_kernels.ops.contract import FLOAT32_SUMS
 from plait_testing.case import Case, OpCases
+from plait_testing.cases.rms_norm import MANY
+from plait_testing.usual_calls import of_any_size
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import torch
 
 
-def case(name: str, tokens: int, features: int, padding: int = 0) -> Case:
+def case(
+    name: str,
+    tokens: int,
+    features: int,
+    padding: int = 0,
+    *,
+    further: tuple[Mapping[str, Any], ...] = (),
+    is_large: bool = False,
+    **inputs: Any,
+) -> Case:
     """Make a case of one shape; ``padding`` > 0 strides the rows."""
-    inputs = {"tokens": tokens, "features": features, "padding": padding}
-    return Case(name, {"features": features}, inputs)
+    shape = {"tokens": tokens, "features": features, "padding": padding, **inputs}
+    most = max(4100 if is_large else 64, tokens)
+    return Case(
+        name,
+        {"features": features},
+        shape,
+        further=further,
+        max_tokens=most,
+        is_large=is_large,
+        has_nan="bad_row" in inputs,
+    )
+
+
+def make(seed: int, *, scale: float = 1.0, bad_row: int = -1, **shape: Any) -> Any:
+    """Make the argument: activations times ``scale``, and a row of NaN if one is named."""
+    made: Any = load_op("silu_and_mul").inputs(seed, **shape)
+    (x,) = made
+    x.mul_(scale)
+    if bad_row >= 0:
+        x[bad_row] = float("nan")
+    return (x,)
+
+
+def magnitude(case: Case, arguments: Any, exact: torch.Tensor) -> torch.Tensor:
+    """Return the result's, and what silu(gate) may lose where it has few digits, times up."""
+    up = arguments[0].chunk(2, dim=-1)[1]
+    smallest_of_float16 = 2.0**-24
+    return exact.abs() + up.abs() * smallest_of_float16 / FLOAT32_SUMS
 
 
 CASES = OpCases(
@@ -20,10 +66,27 @@ CASES = OpCases(
         case("more_tokens", 33, 100),
         case("one_feature", 5, 1),
         case("odd_features", 9, 37),
+        case("even_features", 4, 1024),
         case("wide", 3, 1544),
         case("strided", 7, 40, 16),
         case("strided_odd", 11, 37, 3),
+        case("large_numbers", 5, 40, scale=50.0),
+        case("bad_row", 6, 40, bad_row=2),
+        case("many_tokens", 1030, 24),
+        case("wider_4096", 2, 4096),
+        case("wider_4100", 2, 4100),
+        case("wider_14344", 2, 14344),
+        case("wider_28680", 2, 28680),
+        case(
+            "calls",
+            7,
+            40,
+            further=({"tokens": 1}, {"tokens": 33}, {"tokens": 7, "padding": 8, "scale": 3.0}),
+        ),
+        case("calls_of_any_size", 4099, 24, further=of_any_size(tokens=MANY), is_large=True),
     ),
     ("x",),
     lambda kernel, arguments: kernel(*arguments),
+    magnitude=magnitude,
+    make=make,
 )

@@ -6,35 +6,34 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from plait_kernels.ops import load_op
 from plait_testing.failure import fail
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from plait_testing.accuracy import Expected
     from plait_testing.subject import Subject
 
 
 def check_agreement(subject: Subject) -> None:
-    """Compare the results of one call, within the op's tolerance."""
+    """Compare the results of one call, within what the op's accuracy allows."""
     compare(subject, subject.run(subject.make(), subject.arguments()), subject.expected())
 
 
 def compare(
-    subject: Subject, got: Mapping[str, Any], expected: Mapping[str, Any], context: str = ""
+    subject: Subject, got: Mapping[str, Any], expected: Mapping[str, Expected], context: str = ""
 ) -> None:
     """Fail unless every result has the reference's shape, dtype and device, and its values.
 
     Parameters
     ----------
     subject : Subject
-    got, expected : Mapping[str, Tensor]
+    got : Mapping[str, Tensor]
         Results by name.
+    expected : Mapping[str, Expected]
     context : str
         Goes before the message.
     """
-    tolerance = load_op(subject.kernel.op).tolerance[subject.dtype]
-    rtol, atol = (subject.case.leeway * bound for bound in tolerance)
     if got.keys() != expected.keys():
         fail(
             f"{context}the call brought {', '.join(got) or 'nothing'}; "
@@ -44,13 +43,16 @@ def compare(
         found = got[name]
         if not isinstance(found, torch.Tensor):
             fail(f"{context}{name} is {type(found).__name__}, not a Tensor")
-        for what in ("shape", "dtype", "device"):
-            if getattr(found, what) != getattr(values, what):
+        for what, right in (
+            ("shape", values.exact.shape),
+            ("dtype", values.dtype),
+            ("device", subject.torch_device),
+        ):
+            if getattr(found, what) != right:
                 fail(
                     f"{context}{what} of {name} is {getattr(found, what)}; "
-                    f"the reference's is {getattr(values, what)}"
+                    f"the reference's is {right}"
                 )
-        try:
-            torch.testing.assert_close(found, values, rtol=rtol, atol=atol)
-        except AssertionError as error:
-            fail(f"{context}{name} differs from the reference. {error}")
+        objection = values.objection(found, is_cut=subject.is_cut)
+        if objection:
+            fail(f"{context}{name} differs from the reference: {objection}")

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from plait_testing.calls import refill
 from plait_testing.checks.agreement import compare
 from plait_testing.checks.host_waits import NoWaitingMethods, NoWaitingOperators
 from plait_testing.failure import fail
 from plait_testing.guarded import GuardedMemory
 from plait_testing.references import compute, results
-from plait_testing.tensors import named, tensors_of
 
 if TYPE_CHECKING:
     from plait_testing.subject import Subject
@@ -34,25 +34,14 @@ def check_graph(subject: Subject) -> None:
     else:
         # The first call may compile and tune, as before a capture.
         subject.call(implementation, prepared)
-        _refill(subject, static, second)
+        refill(static, second, op_cases)
         with NoWaitingMethods(), NoWaitingOperators():  # type: ignore[no-untyped-call]
             output = subject.call(implementation, prepared)
     expected_arguments = GuardedMemory(op_cases.stage(subject.arguments(), second)).arguments
-    _refill(subject, expected_arguments, second)
+    refill(expected_arguments, second, op_cases)
     expected = compute(op_cases, subject.case, subject.dtype, expected_arguments)
     context = "after the contents of its tensors were replaced in place, "
     compare(subject, results(op_cases, static, output), expected, context)
-
-
-def _refill(subject: Subject, static: Any, second: Any) -> None:
-    """Give ``static`` the contents of ``second``; what is longer keeps its end."""
-    op_cases = subject.op_cases
-    contents = dict(tensors_of(second))
-    for path, target in tensors_of(static):
-        source = contents[path]
-        if named(path, op_cases.names) in op_cases.fixed or source.numel() == 0:
-            continue
-        target[: source.shape[0]] = source
 
 
 def _replay_in_cuda_graph(
@@ -75,7 +64,7 @@ def _replay_in_cuda_graph(
             "device, or declare graph_safe=False",
             shows_where=True,
         )
-    _refill(subject, static, second)
+    refill(static, second, subject.op_cases)
     graph.replay()
     torch.cuda.synchronize()
     return output

@@ -28,6 +28,8 @@ def check_writes(subject: Subject) -> None:
     implementation = subject.make()
     with poisoned_memory():
         output = subject.call(implementation, subject.prepare(implementation, arguments))
+    # Where NaN is right, the comparison with the reference says enough.
+    looks_for_poison = not subject.case.has_nan
     damage = "; ".join(guarded.damage(writable))
     if damage:
         fail(f"it wrote what the contract does not let it write, in {damage}")
@@ -36,8 +38,9 @@ def check_writes(subject: Subject) -> None:
             fail("the output lies in the memory of an argument; it must be new memory")
         if op_cases.is_contiguous and not output.is_contiguous():
             fail(f"the output must be contiguous; its strides are {output.stride()}")
-        _check_no_poison(op_cases.specified(arguments, output), "the output")
-    for view in writable:
+        if looks_for_poison:
+            _check_no_poison(op_cases.specified(arguments, output), "the output")
+    for view in writable if looks_for_poison else ():
         _check_no_poison(view, "an argument that is changed in place")
 
 
