@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from plait_kernels.errors import ModelError
+from plait_models.files.opening import read_json
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -67,22 +67,6 @@ def read_hf_config(root: Path) -> ModelConfig:
 
     path = root / "config.json"
     return parse_hf_config(read_json(path), str(path))
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON file that must hold an object."""
-    try:
-        contents = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        message = f"{path}: cannot be read as JSON: {error}. Fetch the file again"
-        raise ModelError(message) from error
-    if not isinstance(contents, dict):
-        message = (
-            f"{path}: holds a JSON {type(contents).__name__}, must hold an object. Fetch the file "
-            "again"
-        )
-        raise ModelError(message)
-    return contents
 
 
 def find_files(path: str | PathLike[str], load_format: str) -> ModelFiles:

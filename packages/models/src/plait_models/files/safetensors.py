@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError, safe_open
 
 from plait_kernels.errors import ModelError
+from plait_models.files.opening import read_json
 from plait_models.files.source import Entry
-from plait_models.reading import read_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
