@@ -166,7 +166,8 @@ class _Vocabulary:
             self.refuse(
                 f"tokenizer.ggml.{key} is {got}; needed: a number for each of {count} tokens"
             )
-        return values[:count]
+        numbers: tuple[Any, ...] = values[:count]
+        return numbers
 
     def _token(self, name: str, key: str) -> int | None:
         token = self.get(f"{key}_token_id", int)

@@ -79,11 +79,16 @@ class Fields:
         value = self._values.get(name)
         if name not in self._values or (nullable and value is None):
             return None
-        is_number = type(value) in (int, float) and math.isfinite(value)
-        if not is_number or not low <= value <= high or (over and value == low):
+        # In Python True is an integer.
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            number = math.nan
+        else:
+            number = float(value) if abs(value) < 2**1000 else math.inf
+        # Neither is between two bounds.
+        if not low <= number <= high or math.isinf(number) or (over and number == low):
             bound = f"above {low:g} and at most" if over else f"from {low:g} to"
             self.refuse(name, f"a number {bound} {high:g}")
-        return float(value)
+        return number
 
     def flag(self, name: str) -> bool | None:
         """Check a boolean; None: it is not there, or null."""
