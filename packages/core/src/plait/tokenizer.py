@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from plait.tokenizer_files import check_json_files, check_tokenizer_files, mended
 from plait_kernels.errors import ModelError
 
 if TYPE_CHECKING:
@@ -43,17 +44,40 @@ def load_tokenizer(path: str | Path, trust_remote_code: bool = False) -> Tokeniz
             "files, a .gguf file, or an id on the hub, 'owner/repository'."
         )
         raise ModelError(message)
+    check_tokenizer_files(local)
+    return _load_directory(local, trust_remote_code)
+
+
+def _load_directory(directory: Path, trust_remote_code: bool) -> Tokenizer:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(str(local), trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(
+                str(directory), trust_remote_code=trust_remote_code
+            )
+        except Exception:
+            # What it stumbles over may be none of the tokenizer's business.
+            with mended(directory) as copy:
+                tokenizer = AutoTokenizer.from_pretrained(
+                    str(copy), trust_remote_code=trust_remote_code
+                )
+            tokenizer.name_or_path = str(directory)
+    except ModelError:
+        raise
+    except Exception as error:
+        # transformers and tokenizers raise errors of many kinds, Exception itself among them.
+        check_json_files(directory)
         message = (
-            f"no tokenizer can be loaded from {str(path)!r}: {error}. Allowed: a directory with "
-            "tokenizer files or a .gguf file. Name another one with tokenizer=…, or "
-            "pass token ids with skip_tokenizer_init=True."
+            f"no tokenizer can be loaded from {str(directory)!r}: {type(error).__name__}: "
+            f"{str(error)[:500]}. Allowed: a directory with tokenizer files or a .gguf file. Name "
+            "another one with tokenizer=…, or pass token ids with skip_tokenizer_init=True."
         )
         raise ModelError(message) from error
+    if isinstance(tokenizer.chat_template, str):
+        # A byte order mark would be written into every prompt.
+        tokenizer.chat_template = tokenizer.chat_template.removeprefix("\ufeff")
+    return tokenizer
 
 
 def load_generation_config(path: str | Path) -> dict[str, Any]:
