@@ -166,7 +166,8 @@ def _max_model_len(args: EngineArgs, config: ModelConfig) -> int:
     limit = config.max_position
     if args.max_model_len is not None and args.max_model_len > limit:
         text = (
-            f"max_model_len={args.max_model_len} is more than the model's {limit} positions; "
+            f"max_model_len={args.max_model_len} is more than the model's {limit} positions "
+            f"(from {config.position_limit}); "
             f"use at most {limit}"
         )
         raise InputError(text)
@@ -199,6 +200,7 @@ def _load_model(
             seed=args.seed,
             max_tokens=(max_rows, args.max_num_batched_tokens),
             block_size=args.block_size,
+            max_positions=args.max_model_len if (args.max_model_len or 0) > 0 else None,
             progress=progress,
         )
     return model, tables[0]
