@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+import triton.language as tl
+
 
 class _Patched:
     """Stands for changes that somebody else undoes."""
@@ -18,20 +20,25 @@ class _OncePerLaunch:
 
     def __init__(self, patch: Any) -> None:
         self._patch = patch
-        self._is_patched = False
+        # By what of the language a function sees: Triton's own see another part than kernels.
+        self._patched: set[tuple[bool, ...]] = set()
 
     def __call__(self, function: Any) -> Any:
-        if self._is_patched:
+        names = function.__globals__
+        seen = tuple(part in map(id, names.values()) for part in map(id, (tl, tl.core)))
+        if seen in self._patched:
             return _Patched()
+        is_launch = not self._patched
         scope = self._patch(function)
-        self._is_patched = True
-        restore = scope.restore
+        self._patched.add(seen)
+        if is_launch:
+            restore = scope.restore
 
-        def restore_and_forget() -> None:
-            self._is_patched = False
-            restore()
+            def restore_and_forget() -> None:
+                self._patched.clear()
+                restore()
 
-        scope.restore = restore_and_forget
+            scope.restore = restore_and_forget
         return scope
 
 
