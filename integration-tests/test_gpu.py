@@ -177,23 +177,93 @@ def test_a_new_process_gives_the_same_bits(
     assert found[0] == found[1] == digest(keywords, adapters)
 
 
-def test_nothing_is_compiled_or_captured_once_it_is_warm(
-    make: Callable[..., LLM], adapters: list[LoRARequest | None], monkeypatch: pytest.MonkeyPatch
+def test_nothing_is_captured_once_it_is_warm(
+    make: Callable[..., LLM], adapters: list[LoRARequest | None]
 ) -> None:
-    triton = pytest.importorskip("triton")
     llm = make(dtype="bfloat16")
     warm_up(llm, adapters)
-    steps, compiled = padded_steps(llm), []
+    steps = padded_steps(llm)
     captures = steps.captures
-
-    def note(**event: Any) -> None:
-        compiled.append(event["repr"])
-
-    monkeypatch.setattr(triton.knobs.runtime, "jit_cache_hook", note)
     answers = serve(llm, adapters, 1000, seed=3)
     assert len(answers) == 1000
-    assert compiled == []
     assert steps.captures == captures
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_no_step_compiles_anything(
+    tiny_model: Path, save_tiny_adapter: Callable[..., Path], dtype: str
+) -> None:
+    """In a process of its own, as Triton keeps what other engines of this one have compiled."""
+    options: list[dict[str, Any]] = [
+        {"r": 3},
+        {"r": 16, "target_modules": "all-linear"},
+        {"r": 8, "target_modules": ["gate_proj", "up_proj", "o_proj"]},
+        {"r": 9, "target_modules": ["v_proj", "up_proj", "lm_head"]},
+        # More tiles than there is room for from the start; it comes last.
+        {"r": 200, "target_modules": ["q_proj", "down_proj"]},
+    ]
+    paths = [save_tiny_adapter(seed=i, **each) for i, each in enumerate(options)]
+    handles = [None, *((f"a{i}", i + 1, str(path)) for i, path in enumerate(paths))]
+    keywords = {
+        "model": str(tiny_model),
+        "skip_tokenizer_init": True,
+        "enable_lora": True,
+        "num_gpu_blocks_override": 1024,
+        "lora_memory_bytes": 4 << 20,
+        "max_num_seqs": 64,
+        "max_num_batched_tokens": 2048,
+        "dtype": dtype,
+    }
+    program = PROGRAM.replace("module.digest", "module.compiled_in_steps")
+    command = [sys.executable, "-c", program, __file__, json.dumps(keywords), json.dumps(handles)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    said: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    assert said["compiled"] == []
+    # There were steps of each kind.
+    assert min(said["tokens"]) < 16
+    assert any(512 < tokens <= 1024 for tokens in said["tokens"])
+    assert any(tokens > 1024 for tokens in said["tokens"])
+
+
+def compiled_in_steps(keywords: dict[str, Any], adapters: list[LoRARequest | None]) -> str:
+    """Serve what is different in any way; say what Triton compiled once the engine was there."""
+    import triton
+
+    llm = LLM(**keywords)
+    compiled: list[str] = []
+    triton.knobs.runtime.jit_cache_hook = lambda **event: compiled.append(event["repr"])
+    runner: Any = llm.llm_engine.core.runner
+    tokens, start = [], runner.start
+
+    def note(plan: Any) -> Any:
+        tokens.append(plan.num_tokens)
+        return start(plan)
+
+    runner.start = note
+    draw = random.Random(4)
+    for requests in (1, 2, 3, 9, 17, 33, 64, 100, 200, 300):
+        # The last adapter comes late.
+        served = adapters if requests > 100 else adapters[:-1]
+        prompts = [draw.choices(range(128), k=draw.randint(1, 90)) for _ in range(requests)]
+        params = [
+            SamplingParams(
+                temperature=draw.choice((0.0, 0.8)),
+                top_k=draw.choice((0, 1, 7)),
+                top_p=draw.choice((1.0, 0.9)),
+                min_p=draw.choice((0.0, 0.1)),
+                repetition_penalty=draw.choice((1.0, 1.3)),
+                frequency_penalty=draw.choice((0.0, 0.5)),
+                logprobs=draw.choice((None, 2)),
+                prompt_logprobs=draw.choice((None, None, 1)),
+                max_tokens=draw.randint(1, 30),
+                ignore_eos=True,
+                seed=i,
+            )
+            for i in range(requests)
+        ]
+        handles = [draw.choice(served) for _ in range(requests)]
+        llm.generate(prompts, params, lora_request=handles, use_tqdm=False)
+    return json.dumps({"compiled": compiled, "tokens": sorted(set(tokens))})
 
 
 def test_a_step_is_started_without_waiting_for_the_device(
@@ -244,7 +314,7 @@ def test_a_trace_sees_the_kernels_of_captured_steps(tiny_model: Path, tmp_path: 
 
 
 def warm_up(llm: LLM, adapters: list[LoRARequest | None]) -> None:
-    """Run every kernel variant and every (size, site set) that the requests will need."""
+    """Capture every (size, site set) that the requests will need."""
     for seed in range(3):
         serve(llm, adapters, 200, seed)
     steps = padded_steps(llm)

@@ -11,7 +11,7 @@ from plait_kernels.config import OpConfig
 from plait_kernels.ops.linear import TOLERANCE, inputs
 from plait_kernels.weights import DenseWeight
 from plait_triton import linear, linear_matrix, linear_vector
-from plait_triton.language import launch_options
+from plait_triton.launching import LAUNCHER
 from plait_triton.linear_choice import MAX_ROWS, MatrixBlocks, VectorBlocks, choose
 from plait_triton.sizes import ceil_div
 
@@ -67,7 +67,7 @@ def assert_is_product(y: torch.Tensor, x: torch.Tensor, weight: DenseWeight) -> 
 )
 def test_one_row(in_features: int, out_features: int, blocks: VectorBlocks, dtype: str) -> None:
     x, weight = make_inputs(3, 1, in_features, out_features, dtype)
-    y = linear_vector.multiply(x, weight, blocks, launch_options(x.device))
+    y = linear_vector.multiply(x, weight, blocks, LAUNCHER)
     assert_is_product(y, x, weight)
 
 
@@ -92,7 +92,7 @@ def test_few_rows(
 ) -> None:
     for bias in (True, False):
         x, weight = make_inputs(5, rows, in_features, out_features, dtype, bias)
-        y = linear_matrix.multiply(x, weight, blocks, launch_options(x.device))
+        y = linear_matrix.multiply(x, weight, blocks, LAUNCHER)
         assert_is_product(y, x, weight)
 
 
@@ -120,7 +120,7 @@ def test_a_row_past_the_others_is_not_read() -> None:
     memory, weight = make_inputs(11, 16, 64, 32, "bfloat16")
     memory[5:] = torch.nan
     x = memory[:5]
-    y = linear_matrix.multiply(x, weight, MatrixBlocks(16, 32, 32), launch_options(x.device))
+    y = linear_matrix.multiply(x, weight, MatrixBlocks(16, 32, 32), LAUNCHER)
     assert_is_product(y, x, weight)
 
 
@@ -134,7 +134,7 @@ def test_a_weight_that_begins_anywhere(rows: int) -> None:
     assert isinstance(blocks, MatrixBlocks)
     assert blocks.near
     for each in (weight, moved):
-        y = linear_matrix.multiply(x, each, blocks, launch_options(x.device))
+        y = linear_matrix.multiply(x, each, blocks, LAUNCHER)
         assert_is_product(y, x, weight)
 
 

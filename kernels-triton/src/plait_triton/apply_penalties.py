@@ -14,15 +14,29 @@ import torch
 import triton
 import triton.language as tl
 
-from plait_triton.language import launch_options, let_next_start, wait_for_inputs
+from plait_kernels.sampling_types import PenaltyBatch
+from plait_triton.language import let_next_start, wait_for_inputs
+from plait_triton.launching import LAUNCHER, Launcher, Recorder, without_memory
 from plait_triton.sizes import ceil_div
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from plait_kernels.config import OpConfig
-    from plait_kernels.sampling_types import PenaltyBatch
+    from plait_kernels.warm_up import EngineFacts
+    from plait_triton.variants import Variant
 
 _BLOCK = 512
 """Tokens of a history to a program."""
+
+_without_variants = triton.jit(
+    do_not_specialize=["stride"],
+    do_not_specialize_on_alignment=[
+        *("token_ids", "prompt_length", "length"),
+        *("presence", "frequency", "repetition"),
+    ],
+)
+"""Histories are as long as the longest, and the other numbers begin anywhere in one tensor."""
 
 
 @triton.jit
@@ -42,7 +56,7 @@ def _has_penalty(presence, frequency, repetition):
     return said | (tl.load(repetition + row) != 1.0)
 
 
-@triton.jit
+@_without_variants
 def _clear_kernel(
     token_ids,
     length,
@@ -65,7 +79,7 @@ def _clear_kernel(
         tl.store(words + row * vocab + ids, tl.zeros([BLOCK], tl.int32), mask=meant)
 
 
-@triton.jit
+@_without_variants
 def _note_kernel(
     token_ids,
     prompt_length,
@@ -92,7 +106,7 @@ def _note_kernel(
         tl.atomic_add(word, tl.full([BLOCK], 2, tl.int32), mask=said, sem="relaxed")
 
 
-@triton.jit
+@_without_variants
 def _apply_kernel(
     token_ids,
     length,
@@ -129,6 +143,10 @@ def _apply_kernel(
 class ApplyPenalties:
     """See ``plait_kernels.ops.apply_penalties`` for the contract."""
 
+    def __init__(self, config: OpConfig, launcher: Launcher = LAUNCHER) -> None:
+        self._config = config
+        self._launcher = launcher
+
     def __call__(self, logits: torch.Tensor, batch: PenaltyBatch) -> None:
         """Apply the penalties to ``logits`` [rows, vocab], in place."""
         token_ids, length = batch.token_ids, batch.length
@@ -137,14 +155,18 @@ class ApplyPenalties:
         if not rows or not grid[1]:
             return
         words = torch.empty((rows, vocab), dtype=torch.int32, device=logits.device)
-        options: dict[str, Any] = {"BLOCK": _BLOCK, **launch_options(logits.device)}
+        options: dict[str, Any] = {"BLOCK": _BLOCK, **self._launcher.options(logits.device)}
         penalties = (batch.presence, batch.frequency, batch.repetition)
         stride = token_ids.stride(0)
-        _clear_kernel[grid](token_ids, length, *penalties, words, stride, vocab, **options)
-        _note_kernel[grid](
-            token_ids, batch.prompt_length, length, *penalties, words, stride, vocab, **options
-        )
-        _apply_kernel[grid](
+        run = self._launcher.run
+        run(_clear_kernel, grid, token_ids, length, *penalties, words, stride, vocab, **options)
+        run(
+            _note_kernel, grid, token_ids, batch.prompt_length, length, *penalties, words, stride,
+            vocab, **options,
+        )  # fmt: skip
+        run(
+            _apply_kernel,
+            grid,
             token_ids,
             length,
             *penalties,
@@ -156,7 +178,18 @@ class ApplyPenalties:
             **options,
         )
 
+    def warm_up(self, facts: EngineFacts) -> Iterable[Variant]:
+        """List the variants of the kernels; see ``plait_kernels.warm_up``."""
+        recorder = Recorder(facts.device)
+        vocab = int(self._config.get("vocab") or 0)
+        history = without_memory(1, 1, dtype=torch.int32)
+        length, values = history[:, 0], without_memory(1, dtype=torch.float32)
+        batch = PenaltyBatch(history, length, length, values, values, values)
+        logits = without_memory(1, vocab, dtype=torch.float32)
+        ApplyPenalties(self._config, recorder)(logits, batch)
+        return recorder.variants
+
 
 def make(config: OpConfig) -> ApplyPenalties:
     """Make the implementation; it takes any config."""
-    return ApplyPenalties()
+    return ApplyPenalties(config)

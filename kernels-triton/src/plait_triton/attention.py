@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 
+from plait_kernels.attention_types import AttentionBatch
 from plait_triton.attention_decode import decode_kernel
-from plait_triton.attention_plan import AttentionPlan, Planner
+from plait_triton.attention_plan import AttentionPlan, Planner, plan_row_counts
 from plait_triton.attention_prefill import prefill_kernel
 from plait_triton.attention_tiles import (
     DecodeTiles,
@@ -16,12 +18,21 @@ from plait_triton.attention_tiles import (
     prefill_tiles,
     static_arguments,
 )
-from plait_triton.language import launch_options
+from plait_triton.launching import (
+    LAUNCHER,
+    Launcher,
+    Recorder,
+    caches_without_memory,
+    without_memory,
+)
 from plait_triton.sizes import power_of_two
 
 if TYPE_CHECKING:
-    from plait_kernels.attention_types import AttentionBatch
+    from collections.abc import Iterable
+
     from plait_kernels.config import OpConfig
+    from plait_kernels.warm_up import EngineFacts
+    from plait_triton.variants import Variant
 
 _COMBINED_ELEMENTS = 1024
 """Numbers that a program holds of each kind while it puts the parts of a row together."""
@@ -42,7 +53,10 @@ class Attention:
         config: OpConfig,
         decode: DecodeTiles | None = None,
         prefill: PrefillTiles | None = None,
+        launcher: Launcher = LAUNCHER,
     ) -> None:
+        self._config = config
+        self._launcher = launcher
         decode = decode or decode_tiles(config)
         prefill = prefill or prefill_tiles(config)
         static = static_arguments(config)
@@ -67,6 +81,7 @@ class Attention:
         }
         self._queries = rows // group
         self._planner = Planner(
+            launcher=launcher,
             decode=decode,
             queries=self._queries,
             window=static["WINDOW"],
@@ -88,10 +103,12 @@ class Attention:
         rows, kv_heads = plan.arrived.shape
         if not (tokens and rows):
             return out
-        options = launch_options(q.device)
+        options = self._launcher.options(q.device)
         if blocks.shape[0] > 1:
             most = min(blocks.shape[0] - 1, tokens // self._queries + rows)
-            prefill_kernel[kv_heads, most](
+            self._launcher.run(
+                prefill_kernel,
+                (kv_heads, most),
                 q,
                 kv,
                 out,
@@ -103,7 +120,9 @@ class Attention:
                 **self._prefill,
                 **options,
             )
-        decode_kernel[kv_heads, parts.shape[0] - 1](
+        self._launcher.run(
+            decode_kernel,
+            (kv_heads, parts.shape[0] - 1),
             q,
             kv,
             out,
@@ -119,6 +138,24 @@ class Attention:
             **options,
         )
         return out
+
+    def warm_up(self, facts: EngineFacts) -> Iterable[Variant]:
+        """List the variants of the kernels; see ``plait_kernels.warm_up``."""
+        recorder, config = Recorder(facts.device), self._config
+        attention, dtype = Attention(config, launcher=recorder), getattr(torch, config.dtype)
+        names = ("heads", "kv_heads", "head_dim", "block_size")
+        heads, kv_heads, head_dim, block_size = (int(config.get(name) or 0) for name in names)
+        most = config.max_tokens
+        q = without_memory(most, heads + 2 * kv_heads, head_dim, dtype=dtype)[:, :heads]
+        for rows in plan_row_counts(most):
+            numbers = without_memory(rows + 1, dtype=torch.int32)
+            table = without_memory(rows, 2, dtype=torch.int32)
+            decode = AttentionBatch(numbers, numbers, table, max_query=1, max_kv=2 * block_size)
+            for batch in (decode, replace(decode, max_query=most)):
+                plan = attention.plan(batch)
+                for kv in caches_without_memory(block_size, kv_heads, head_dim, dtype):
+                    attention.run(q, kv, plan)
+        return recorder.variants
 
 
 def make(config: OpConfig) -> Attention:

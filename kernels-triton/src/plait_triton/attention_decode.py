@@ -14,7 +14,7 @@ from plait_triton.attention_tiles import block_of, place_of, scores_of
 from plait_triton.language import bound, dot, let_next_start, wait_for_inputs
 
 
-@triton.jit(do_not_specialize_on_alignment=["table"])
+@triton.jit(do_not_specialize=["table_stride"], do_not_specialize_on_alignment=["table"])
 def decode_kernel(
     q,
     kv,

@@ -15,15 +15,28 @@ import torch
 import triton
 import triton.language as tl
 
-from plait_triton.language import bound, launch_options, let_next_start, wait_for_inputs
+from plait_triton.language import bound, let_next_start, wait_for_inputs
 from plait_triton.sizes import ceil_div, power_of_two
 
 if TYPE_CHECKING:
     from plait_kernels.attention_types import AttentionBatch
     from plait_triton.attention_tiles import DecodeTiles
+    from plait_triton.launching import Launcher
 
 RECORD = tl.constexpr(8)
 """Numbers of a record. The first of a list is its head and holds the number of the others."""
+
+_FEW_ROWS, _MANY_ROWS = 16, 128
+"""Rows that the plan's programs look at together: of small steps and of others."""
+
+
+def _rows_at_once(rows: int) -> int:
+    return _FEW_ROWS if rows <= _FEW_ROWS else _MANY_ROWS
+
+
+def plan_row_counts(most: int) -> tuple[int, ...]:
+    """Return one number of rows, up to ``most``, of each kind that the plan tells apart."""
+    return tuple({_rows_at_once(rows): rows for rows in (min(most, _FEW_ROWS), most)}.values())
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +73,7 @@ class Planner:
 
     Attributes
     ----------
+    launcher : Launcher
     decode : DecodeTiles
     queries : int
         Queries of a block.
@@ -68,6 +82,7 @@ class Planner:
     block_size, kv_heads, group, head_dim : int
     """
 
+    launcher: Launcher
     decode: DecodeTiles
     queries: int
     window: int
@@ -98,7 +113,9 @@ class Planner:
             values((split, self.kv_heads, 2, self.group)),
         )
         if rows:
-            plan_kernel[2 if blocks else 1,](
+            self.launcher.run(
+                plan_kernel,
+                (2 if blocks else 1,),
                 batch.query_start,
                 batch.kv_length,
                 plan.parts,
@@ -112,8 +129,8 @@ class Planner:
                 LEAST=self.decode.least,
                 QUERIES=self.queries,
                 WINDOW=self.window,
-                ROWS=min(128, power_of_two(rows)),
-                **launch_options(device),
+                ROWS=_rows_at_once(rows),
+                **self.launcher.options(device),
             )
         return plan
 

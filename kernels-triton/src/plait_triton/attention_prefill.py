@@ -71,7 +71,7 @@ def _attend(
     return largest, weight, total
 
 
-@triton.jit(do_not_specialize_on_alignment=["table"])
+@triton.jit(do_not_specialize=["table_stride"], do_not_specialize_on_alignment=["table"])
 def prefill_kernel(
     q,
     kv,

@@ -6,17 +6,23 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from plait_triton.language import launch_options
+from plait_triton.launching import LAUNCHER, Launcher, Recorder, without_memory
 from plait_triton.norm import NormParameters, fused_add_rms_norm_kernel
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from plait_kernels.config import OpConfig
+    from plait_kernels.warm_up import EngineFacts
+    from plait_triton.variants import Variant
 
 
 class FusedAddRMSNorm:
     """See ``plait_kernels.ops.fused_add_rms_norm`` for the contract."""
 
-    def __init__(self, parameters: NormParameters) -> None:
+    def __init__(self, parameters: NormParameters, launcher: Launcher = LAUNCHER) -> None:
+        self._parameters = parameters
+        self._launcher = launcher
         self._hidden = parameters.hidden
         self._block = parameters.block
         self._warps = parameters.warps
@@ -28,7 +34,9 @@ class FusedAddRMSNorm:
         tokens = x.shape[0]
         y = torch.empty((tokens, self._hidden), dtype=x.dtype, device=x.device)
         if tokens:
-            fused_add_rms_norm_kernel[(tokens,)](
+            self._launcher.run(
+                fused_add_rms_norm_kernel,
+                (tokens,),
                 x,
                 residual,
                 weight,
@@ -39,9 +47,18 @@ class FusedAddRMSNorm:
                 HIDDEN=self._hidden,
                 BLOCK=self._block,
                 num_warps=self._warps,
-                **launch_options(x.device),
+                **self._launcher.options(x.device),
             )
         return y
+
+    def warm_up(self, facts: EngineFacts) -> Iterable[Variant]:
+        """List the variants of the kernel; see ``plait_kernels.warm_up``."""
+        recorder, dtype = Recorder(facts.device), self._parameters.dtype
+        norm = FusedAddRMSNorm(self._parameters, recorder)
+        x = without_memory(1, self._hidden, dtype=dtype)
+        weight = without_memory(self._hidden, dtype=dtype)
+        norm(x, x, weight, 1e-6)
+        return recorder.variants
 
 
 def make(config: OpConfig) -> FusedAddRMSNorm:

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 import triton
 import triton.language as tl
 
-from plait_triton.language import launch_options, let_next_start, wait_for_inputs
+from plait_triton.language import let_next_start, wait_for_inputs
+from plait_triton.launching import (
+    LAUNCHER,
+    Launcher,
+    Recorder,
+    caches_without_memory,
+    without_memory,
+)
 from plait_triton.sizes import ceil_div, power_of_two
 
 if TYPE_CHECKING:
-    import torch
+    from collections.abc import Iterable
 
     from plait_kernels.config import OpConfig
+    from plait_kernels.warm_up import EngineFacts
+    from plait_triton.variants import Variant
 
 _BLOCK = 1024
 
@@ -48,6 +58,10 @@ def kv_write_kernel(
 class KVWrite:
     """See ``plait_kernels.ops.kv_write`` for the contract."""
 
+    def __init__(self, config: OpConfig, launcher: Launcher = LAUNCHER) -> None:
+        self._config = config
+        self._launcher = launcher
+
     def __call__(
         self, k: torch.Tensor, v: torch.Tensor, kv: torch.Tensor, slot_mapping: torch.Tensor
     ) -> None:
@@ -57,7 +71,9 @@ class KVWrite:
             return
         columns = kv_heads * head_dim
         block = min(_BLOCK, power_of_two(columns))
-        kv_write_kernel[tokens, ceil_div(columns, block)](
+        self._launcher.run(
+            kv_write_kernel,
+            (tokens, ceil_div(columns, block)),
             k,
             v,
             kv,
@@ -68,10 +84,23 @@ class KVWrite:
             COLUMNS=columns,
             BLOCK_SIZE=kv.shape[2],
             BLOCK=block,
-            **launch_options(k.device),
+            **self._launcher.options(k.device),
         )
+
+    def warm_up(self, facts: EngineFacts) -> Iterable[Variant]:
+        """List the variants of the kernel; see ``plait_kernels.warm_up``."""
+        recorder, dtype = Recorder(facts.device), getattr(torch, self._config.dtype)
+        names = ("kv_heads", "head_dim", "block_size")
+        kv_heads, head_dim, block_size = (int(self._config.get(name) or 0) for name in names)
+        heads = facts.heads
+        packed = without_memory(1, heads + 2 * kv_heads, head_dim, dtype=dtype)
+        k, v = packed[:, heads : heads + kv_heads], packed[:, heads + kv_heads :]
+        slots = without_memory(1, dtype=torch.int64)
+        for kv in caches_without_memory(block_size, kv_heads, head_dim, dtype):
+            KVWrite(self._config, recorder)(k, v, kv, slots)
+        return recorder.variants
 
 
 def make(config: OpConfig) -> KVWrite:
     """Make the implementation; it takes any config."""
-    return KVWrite()
+    return KVWrite(config)

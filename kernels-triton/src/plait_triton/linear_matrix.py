@@ -11,7 +11,7 @@ programs (``splits``); a second launch then adds the parts in their order.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 import triton
@@ -21,9 +21,8 @@ from plait_triton.language import bring_near, dot, let_next_start, wait_for_inpu
 from plait_triton.sizes import ceil_div
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from plait_kernels.weights import DenseWeight
+    from plait_triton.launching import Launcher
     from plait_triton.linear_choice import MatrixBlocks
 
 _SUM_BLOCK = 1024
@@ -101,7 +100,7 @@ def _store(acc, bias, y, tile, split, rows, out_features):
     tl.store(at, acc.to(y.dtype.element_ty), mask=inside[:, None] & (token < rows)[None, :])
 
 
-@triton.jit(do_not_specialize=["rows"])
+@triton.jit(do_not_specialize=["rows"], do_not_specialize_on_alignment=["bias"])
 def linear_matrix_kernel(
     x,
     weight,
@@ -136,10 +135,12 @@ def linear_matrix_kernel(
     _store(acc, bias, y, tile, split, rows, out_features)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"], do_not_specialize_on_alignment=["bias"])
 def add_parts_kernel(
-    parts, bias, y, features, size, SPLITS: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr
+    parts, bias, y, rows, features, SPLITS: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr
 ):
+    # A multiple of what ``features`` is a multiple of, as the compiler sees.
+    size = rows * features
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = at < size
     wait_for_inputs(PDL)
@@ -153,7 +154,7 @@ def add_parts_kernel(
 
 
 def multiply(
-    x: torch.Tensor, weight: DenseWeight, blocks: MatrixBlocks, options: Mapping[str, Any]
+    x: torch.Tensor, weight: DenseWeight, blocks: MatrixBlocks, launcher: Launcher
 ) -> torch.Tensor:
     """Return ``x · weightᵀ + bias``, [rows, out_features]; at most ``blocks.block_rows`` rows."""
     rows = x.shape[0]
@@ -164,7 +165,10 @@ def multiply(
     target = y
     if splits > 1:
         target = torch.empty((splits, rows, out_features), dtype=torch.float32, device=x.device)
-    linear_matrix_kernel[(ceil_div(out_features, blocks.block_out), splits)](
+    options = launcher.options(x.device)
+    launcher.run(
+        linear_matrix_kernel,
+        (ceil_div(out_features, blocks.block_out), splits),
         x,
         matrix,
         bias if splits == 1 else None,
@@ -185,7 +189,8 @@ def multiply(
     )
     if splits > 1:
         size = rows * out_features
-        add_parts_kernel[(ceil_div(size, _SUM_BLOCK),)](
-            target, bias, y, out_features, size, SPLITS=splits, BLOCK=_SUM_BLOCK, **options
-        )
+        launcher.run(
+            add_parts_kernel, (ceil_div(size, _SUM_BLOCK),), target, bias, y, rows, out_features,
+            SPLITS=splits, BLOCK=_SUM_BLOCK, **options,
+        )  # fmt: skip
     return y

@@ -6,7 +6,7 @@ for x, and from then on the next block is loaded while one is multiplied.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 import triton
@@ -16,9 +16,8 @@ from plait_triton.language import let_next_start, wait_for_inputs
 from plait_triton.sizes import ceil_div
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from plait_kernels.weights import DenseWeight
+    from plait_triton.launching import Launcher
     from plait_triton.linear_choice import VectorBlocks
 
 
@@ -40,7 +39,7 @@ def _products(block, x, column, IN_FEATURES: tl.constexpr, IS_EVEN: tl.constexpr
     return block.to(tl.float32) * values.to(tl.float32)[None, :]
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["bias"])
 def linear_vector_kernel(
     x,
     weight,
@@ -78,12 +77,14 @@ def linear_vector_kernel(
 
 
 def multiply(
-    x: torch.Tensor, weight: DenseWeight, blocks: VectorBlocks, options: Mapping[str, Any]
+    x: torch.Tensor, weight: DenseWeight, blocks: VectorBlocks, launcher: Launcher
 ) -> torch.Tensor:
     """Return ``x · weightᵀ + bias``, [1, out_features]; x is [1, in_features]."""
     out_features, in_features = weight.weight.shape
     y = torch.empty((1, out_features), dtype=x.dtype, device=x.device)
-    linear_vector_kernel[(ceil_div(out_features, blocks.block_out),)](
+    launcher.run(
+        linear_vector_kernel,
+        (ceil_div(out_features, blocks.block_out),),
         x,
         weight.weight,
         weight.bias,
@@ -93,6 +94,6 @@ def multiply(
         BLOCK_OUT=blocks.block_out,
         BLOCK_IN=blocks.block_in,
         num_warps=blocks.warps,
-        **options,
+        **launcher.options(x.device),
     )
     return y

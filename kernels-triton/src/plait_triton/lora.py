@@ -6,19 +6,25 @@ programs past the end stop at once, so a captured graph serves any batch.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-import torch
-
+from plait_triton.launching import LAUNCHER, Launcher, Recorder
 from plait_triton.lora_launch import MAX_SITES, GroupLaunch
 from plait_triton.lora_parameters import FEW_TOKENS, LoraParameters
+from plait_triton.lora_warm_up import LoraCall, calls
 from plait_triton.silu_and_mul import SiluAndMul
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import torch
+
     from plait_kernels.config import OpConfig
     from plait_kernels.lora_types import LoraBatch
     from plait_kernels.sites import LoraSite
+    from plait_kernels.warm_up import EngineFacts
     from plait_triton.lora_cuts import Products
+    from plait_triton.variants import Variant
 
 
 class Hidden(NamedTuple):
@@ -31,14 +37,14 @@ class Hidden(NamedTuple):
         Of each launch.
     is_computed : bool
         Whether the products are there; otherwise expand begins with them.
-    known : torch.cuda.Event | None
+    known : object
         Since when x is known; None: shrink needs no stream of its own.
     """
 
     x: torch.Tensor
     products: tuple[Products, ...]
     is_computed: bool
-    known: torch.cuda.Event | None = None
+    known: Any = None
 
 
 _Launches: TypeAlias = tuple[GroupLaunch, ...]
@@ -60,10 +66,17 @@ class TritonLora:
         None: chosen for the config.
     """
 
-    def __init__(self, config: OpConfig, parameters: LoraParameters | None = None) -> None:
+    def __init__(
+        self,
+        config: OpConfig,
+        parameters: LoraParameters | None = None,
+        launcher: Launcher = LAUNCHER,
+    ) -> None:
+        self._config = config
+        self._launcher = launcher
         self._parameters = parameters or LoraParameters(config.bucket == "decode")
-        self._side: torch.cuda.Stream | None = None
-        self._silu_and_mul = SiluAndMul()
+        self._side: Any = None
+        self._silu_and_mul = SiluAndMul(config, launcher)
         self._known: dict[int, tuple[tuple[LoraSite, ...], _Launches]] = {}
 
     def shrink(
@@ -79,8 +92,8 @@ class TritonLora:
         # Before the linear, which may leave memory behind that it still uses.
         products = tuple(launch.products(x, batch) for launch in launches)
         if not self._parameters.is_large(x.shape[0]):
-            is_beside = x.is_cuda and x.shape[0] > FEW_TOKENS
-            known = torch.cuda.current_stream().record_event() if is_beside else None
+            is_beside = x.shape[0] > FEW_TOKENS and self._launcher.has_streams(x.device)
+            known = self._launcher.mark() if is_beside else None
             return Hidden(x, products, is_computed=False, known=known)
         _shrink(x, products, launches, batch, x_is_known=False)
         return Hidden(x, products, is_computed=True)
@@ -113,12 +126,34 @@ class TritonLora:
             return self._silu_and_mul(y)
         return self._of(sites)[0].expand_silu(h.x, h.products[0], batch, y)
 
+    def warm_up(self, facts: EngineFacts) -> Iterable[Variant]:
+        """List the variants of the kernels; see ``plait_kernels.warm_up``."""
+        recorder, group = Recorder(facts.device), self._config.get("group")
+        if facts.lora is None:
+            return ()
+        lora = TritonLora(self._config, self._parameters, recorder)
+        for sites in facts.lora.groups:
+            if sites[0].group == group:
+                for call in calls(self._config, facts.lora, sites):
+                    lora._make(call)
+        return recorder.variants
+
+    def _make(self, call: LoraCall) -> None:
+        """Make a call in each of its ways."""
+        h = self.shrink(call.x, call.sites, call.batch)
+        self.expand(h, call.sites, call.batch, call.y)
+        if call.sites[0].group == "gate_up":
+            self.expand_silu_and_mul(h, call.sites, call.batch, call.y)
+
     def _of(self, sites: tuple[LoraSite, ...]) -> _Launches:
         # By identity: comparing sites costs more than the call that they are for.
         known = self._known.get(id(sites))
         if known is None or known[0] is not sites:
             parts = (sites[i : i + MAX_SITES] for i in range(0, len(sites), MAX_SITES))
-            known = sites, tuple(GroupLaunch(part, self._parameters) for part in parts)
+            known = (
+                sites,
+                tuple(GroupLaunch(part, self._parameters, self._launcher) for part in parts),
+            )
             self._known[id(sites)] = known
         return known[1]
 
@@ -126,17 +161,15 @@ class TritonLora:
         self,
         x: torch.Tensor,
         products: tuple[Products, ...],
-        known: torch.cuda.Event,
+        known: Any,
         launches: _Launches,
         batch: LoraBatch,
     ) -> None:
         """Shrink on a stream of its own from ``known`` on; this stream waits for it."""
         if self._side is None:
-            self._side = torch.cuda.Stream(x.device)
-        self._side.wait_event(known)
-        with torch.cuda.stream(self._side):
+            self._side = self._launcher.new_stream(x.device)
+        with self._launcher.beside(self._side, known):
             _shrink(x, products, launches, batch, x_is_known=False)
-        torch.cuda.current_stream().wait_stream(self._side)
 
 
 def _shrink(

@@ -21,7 +21,14 @@ from plait_triton.lora_products import (
     scaled_hidden,
     updated,
 )
-from plait_triton.lora_tables import count_items, find_tokens, share_steps, tile_ranges
+from plait_triton.lora_tables import (
+    NUMBERS,
+    TABLES,
+    count_items,
+    find_tokens,
+    share_steps,
+    tile_ranges,
+)
 
 
 @triton.jit
@@ -71,7 +78,7 @@ def _update(
         tl.store(y_at, value.to(before.dtype), mask=y_mask)
 
 
-@triton.jit(do_not_specialize=["max_segments", "tokens_in_all", "i0", "i1", "i2"])
+@triton.jit(do_not_specialize=NUMBERS, do_not_specialize_on_alignment=TABLES)
 def expand_kernel(
     y, y_stride, x, x_stride, h, width, tokens_in_all, arena,
     tile_start, tile_count, start_stride, count_stride, tile_offset, tile_rank, tile_scale,

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 import triton.language as tl
 
-from plait_triton.language import launch_options
 from plait_triton.lora_cuts import ExpandCut, Products, ShrinkCut
 from plait_triton.lora_expand import expand_kernel
 from plait_triton.lora_expand_silu import expand_silu_kernel
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
 
     from plait_kernels.lora_types import LoraBatch, LoraTable
     from plait_kernels.sites import LoraSite
+    from plait_triton.launching import Launcher
     from plait_triton.lora_parameters import ExpandParameters, LoraParameters
 
 MAX_SITES: Final = 3
@@ -52,9 +52,13 @@ class GroupLaunch:
     sites : tuple[LoraSite, ...]
         1 to ``MAX_SITES``.
     parameters : LoraParameters
+    launcher : Launcher
     """
 
-    def __init__(self, sites: tuple[LoraSite, ...], parameters: LoraParameters) -> None:
+    def __init__(
+        self, sites: tuple[LoraSite, ...], parameters: LoraParameters, launcher: Launcher
+    ) -> None:
+        self._launcher = launcher
         self._parameters = parameters
         self._sites = len(sites)
         self._in_features = sites[0].in_features
@@ -108,10 +112,11 @@ class GroupLaunch:
             batch.segment_slot, batch.segment_start, batch.num_segments, segments, *self._index,
         )  # fmt: skip
         if self._is_embed:
-            gather_kernel[(items,)](x, h, width, *tables, **cut.constants)
+            self._launcher.run(gather_kernel, (items,), x, h, width, *tables, **cut.constants)
             return
         programs = max(items, min(cut.chosen.programs, items * pieces))
-        shrink_kernel[(programs, cut.chosen.chunks)](
+        self._launcher.run(
+            shrink_kernel, (programs, cut.chosen.chunks),
             x, x.stride(0), h, width, tokens, *tables, plan, X_IS_KNOWN=x_is_known,
             **cut.constants,
         )  # fmt: skip
@@ -132,7 +137,8 @@ class GroupLaunch:
                 )
         segments = batch.segment_slot.shape[0]
         programs = cut.programs(tokens, segments, self._sites)
-        expand_kernel[(programs,)](
+        self._launcher.run(
+            expand_kernel, (programs,),
             y, y.stride(0), x, x.stride(0), h, width, tokens, *_of_table(batch.table),
             batch.token_weight, batch.order, batch.segment_slot, batch.segment_start,
             batch.num_segments, segments, *self._index, plan, **cut.constants,
@@ -152,7 +158,8 @@ class GroupLaunch:
         segments = batch.segment_slot.shape[0]
         # Those of the mixes, then those that take what is left of each block of tokens.
         items = tokens // cut.chosen.tokens + segments + ceil_div(tokens, cut.chosen.tokens)
-        expand_silu_kernel[(items * cut.blocks,)](
+        self._launcher.run(
+            expand_silu_kernel, (items * cut.blocks,),
             y, y.stride(0), z, x, x.stride(0), h, width, tokens, *_of_table(batch.table),
             batch.token_weight, batch.token_slot, batch.order, batch.segment_slot,
             batch.segment_start, batch.num_segments, segments, *self._index[:2], **cut.constants,
@@ -176,7 +183,7 @@ class GroupLaunch:
             "WEIGHT": _DTYPES[table.dtype],
             "TOKENS": chosen.tokens,
             "ROWS": chosen.rows,
-            **launch_options(x.device),
+            **self._launcher.options(x.device),
         }
         if self._is_embed:
             return ShrinkCut(facts, chosen, 1, None, constants)
@@ -258,7 +265,7 @@ class GroupLaunch:
             "BLOCKS": chosen.blocks,
             "num_warps": chosen.warps,
             "num_stages": chosen.stages,
-            **launch_options(table.arena.device),
+            **self._launcher.options(table.arena.device),
         }
 
 

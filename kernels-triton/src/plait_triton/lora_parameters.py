@@ -102,9 +102,21 @@ class ExpandParameters:
     stages: int
 
 
+_CLASSES = (FEW_TOKENS, SOME_TOKENS, SMALL_STEP, MANY_TOKENS)
+
+
 def token_class(tokens: int) -> int:
     """Return a number that is the same for all numbers of tokens that are cut alike."""
-    return sum(tokens > most for most in (FEW_TOKENS, SOME_TOKENS, SMALL_STEP, MANY_TOKENS))
+    return sum(tokens > most for most in _CLASSES)
+
+
+def token_counts(most: int) -> tuple[int, ...]:
+    """Return the largest number of tokens of each ``token_class`` that has any up to ``most``.
+
+    >>> token_counts(600), token_counts(4)
+    ((8, 32, 512, 600), (4,))
+    """
+    return (*(tokens for tokens in _CLASSES if tokens < most), most)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,8 @@ import triton.language as tl
 from plait_triton.language import bound, dot, let_next_start, wait_for_inputs
 from plait_triton.lora_plan import write_plan
 from plait_triton.lora_tables import (
+    NUMBERS,
+    TABLES,
     count_items,
     find_tokens,
     share_steps,
@@ -100,7 +102,7 @@ def _shrink_rows(
     tl.store(h_rows[:, None] + row[None, :], acc, mask=mask)
 
 
-@triton.jit(do_not_specialize=["max_segments", "tokens_in_all", "i0", "i1", "i2"])
+@triton.jit(do_not_specialize=NUMBERS, do_not_specialize_on_alignment=TABLES)
 def shrink_kernel(
     x, x_stride, h, width, tokens_in_all, arena,
     tile_start, tile_count, start_stride, count_stride, tile_offset, tile_rank,
@@ -181,7 +183,7 @@ def shrink_kernel(
         wait_for_inputs(PDL)
 
 
-@triton.jit(do_not_specialize=["max_segments", "i0", "i1", "i2"])
+@triton.jit(do_not_specialize=NUMBERS, do_not_specialize_on_alignment=TABLES)
 def gather_kernel(
     ids, h, width, arena,
     tile_start, tile_count, start_stride, count_stride, tile_offset, tile_rank,

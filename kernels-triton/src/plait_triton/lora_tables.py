@@ -12,6 +12,18 @@ ALIGNMENT = tl.constexpr(64)
 
 _SCAN = tl.constexpr(256)
 
+TABLES = (
+    *("tile_start", "tile_count", "tile_offset", "tile_rank", "tile_scale"),
+    *("dense_start", "dense_count", "dense_kind", "dense_offset", "dense_index", "dense_weight"),
+)
+"""Arguments that lie anywhere, as they are parts of other tensors or are read from anywhere on."""
+
+NUMBERS = (
+    *("max_segments", "tokens_in_all", "i0", "i1", "i2"),
+    *("start_stride", "count_stride", "dense_start_stride", "dense_count_stride"),
+)
+"""Numbers of the batch, of the layer and of the tables: kernels are compiled for any of them."""
+
 
 @triton.jit
 def find_tokens(

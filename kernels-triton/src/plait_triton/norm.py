@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
 import triton
 import triton.language as tl
 
@@ -32,11 +33,13 @@ class NormParameters:
         The same, rounded up to a power of two.
     warps : int
         Of a program.
+    dtype : torch.dtype
     """
 
     hidden: int
     block: int
     warps: int
+    dtype: torch.dtype
 
     @classmethod
     def of(cls, config: OpConfig) -> NormParameters:
@@ -44,7 +47,7 @@ class NormParameters:
         hidden = int(config.get("hidden") or 0)
         block = power_of_two(hidden)
         warps = min(max(block // (32 * _ELEMENTS_PER_THREAD), 1), _MAX_WARPS)
-        return cls(hidden, block, warps)
+        return cls(hidden, block, warps, getattr(torch, config.dtype))
 
 
 @triton.jit

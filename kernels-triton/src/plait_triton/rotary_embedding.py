@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 import triton
 import triton.language as tl
 
-from plait_triton.language import launch_options, let_next_start, wait_for_inputs
+from plait_triton.language import let_next_start, wait_for_inputs
+from plait_triton.launching import LAUNCHER, Launcher, Recorder, without_memory
 from plait_triton.sizes import ceil_div, power_of_two
 
 if TYPE_CHECKING:
-    import torch
+    from collections.abc import Iterable
 
     from plait_kernels.config import OpConfig
+    from plait_kernels.warm_up import EngineFacts
+    from plait_triton.variants import Variant
 
 _ELEMENTS = 512
 """Of one half of the heads of a program: with two warps every thread moves 16 bytes of each."""
@@ -72,6 +76,10 @@ def rotary_embedding_kernel(
 class RotaryEmbedding:
     """See ``plait_kernels.ops.rotary_embedding`` for the contract."""
 
+    def __init__(self, config: OpConfig, launcher: Launcher = LAUNCHER) -> None:
+        self._config = config
+        self._launcher = launcher
+
     def __call__(
         self, positions: torch.Tensor, q: torch.Tensor, k: torch.Tensor, cos_sin: torch.Tensor
     ) -> None:
@@ -84,7 +92,9 @@ class RotaryEmbedding:
         most_heads = power_of_two(max(heads, kv_heads))
         head_block = min(max(1, _ELEMENTS // half_block), most_heads)
         blocks = ceil_div(heads, head_block) + ceil_div(kv_heads, head_block)
-        rotary_embedding_kernel[tokens, blocks](
+        self._launcher.run(
+            rotary_embedding_kernel,
+            (tokens, blocks),
             positions,
             q,
             k,
@@ -99,10 +109,25 @@ class RotaryEmbedding:
             HALF_BLOCK=half_block,
             HEAD_BLOCK=head_block,
             num_warps=2,
-            **launch_options(q.device),
+            **self._launcher.options(q.device),
         )
+
+    def warm_up(self, facts: EngineFacts) -> Iterable[Variant]:
+        """List the variants of the kernel; see ``plait_kernels.warm_up``."""
+        recorder, dtype = Recorder(facts.device), getattr(torch, self._config.dtype)
+        head_dim, rotary_dim = (int(self._config.get(n) or 0) for n in ("head_dim", "rotary_dim"))
+        # As a model has them: side by side, with v.
+        heads, kv_heads = facts.heads, facts.kv_heads
+        packed = without_memory(1, heads + 2 * kv_heads, head_dim, dtype=dtype)
+        RotaryEmbedding(self._config, recorder)(
+            without_memory(1, dtype=torch.int64),
+            packed[:, :heads],
+            packed[:, heads : heads + kv_heads],
+            without_memory(1, rotary_dim, dtype=torch.float32),
+        )
+        return recorder.variants
 
 
 def make(config: OpConfig) -> RotaryEmbedding:
     """Make the implementation; it takes any config."""
-    return RotaryEmbedding()
+    return RotaryEmbedding(config)

@@ -12,15 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from plait_triton.language import launch_options
+from plait_kernels.sampling_types import SampleBatch
+from plait_triton.launching import LAUNCHER, Launcher, Recorder, without_memory
 from plait_triton.sample_draw import draw_kernel, weigh_kernel
 from plait_triton.sample_rows import extremes_kernel, greedy_kernel
 from plait_triton.sample_select import gather_kernel, measure_kernel, narrow_kernel
 from plait_triton.sizes import power_of_two
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from plait_kernels.config import OpConfig
-    from plait_kernels.sampling_types import SampleBatch
+    from plait_kernels.warm_up import EngineFacts
+    from plait_triton.variants import Variant
 
 _MARGIN_BITS = 26
 
@@ -69,7 +73,9 @@ class SampleParameters:
 class Sample:
     """See ``plait_kernels.ops.sample`` for the contract."""
 
-    def __init__(self, parameters: SampleParameters) -> None:
+    def __init__(self, parameters: SampleParameters, launcher: Launcher = LAUNCHER) -> None:
+        self._parameters = parameters
+        self._launcher = launcher
         vocab, chunks = parameters.vocab, parameters.chunks
         power = power_of_two(chunks)
         self._vocab = vocab
@@ -98,10 +104,12 @@ class Sample:
         tokens = torch.empty(rows, dtype=torch.int64, device=device)
         if not rows:
             return tokens
-        options = launch_options(device)
+        options = self._launcher.options(device)
         largest, smallest = torch.empty((2, rows, self._chunks), device=device)
         largest_id = torch.empty((rows, self._chunks), dtype=torch.int32, device=device)
-        extremes_kernel[(rows, self._chunks)](
+        self._launcher.run(
+            extremes_kernel,
+            (rows, self._chunks),
             logits,
             logits.stride(0),
             self._vocab,
@@ -112,8 +120,15 @@ class Sample:
             **options,
         )
         if batch.all_greedy:
-            greedy_kernel[(rows,)](
-                largest, largest_id, tokens, **self._for_greedy, num_warps=1, **options
+            self._launcher.run(
+                greedy_kernel,
+                (rows,),
+                largest,
+                largest_id,
+                tokens,
+                **self._for_greedy,
+                num_warps=1,
+                **options,
             )
             return tokens
         least = torch.empty((2, rows), device=device)
@@ -143,7 +158,9 @@ class Sample:
         whole_row = (logits, logits.stride(0), self._vocab)
         limits = (batch.temperature, batch.top_k, batch.top_p)
         for by_count, mass in ((True, masses.view(torch.int32)), (False, masses)):
-            measure_kernel[grid](
+            self._launcher.run(
+                measure_kernel,
+                grid,
                 *whole_row,
                 *limits,
                 largest,
@@ -156,7 +173,9 @@ class Sample:
                 **self._for_search,
                 **options,
             )
-            gather_kernel[grid](
+            self._launcher.run(
+                gather_kernel,
+                grid,
                 *whole_row,
                 *limits,
                 levels,
@@ -167,7 +186,9 @@ class Sample:
                 **self._for_search,
                 **options,
             )
-            narrow_kernel[(rows,)](
+            self._launcher.run(
+                narrow_kernel,
+                (rows,),
                 self._vocab,
                 *limits,
                 largest,
@@ -194,7 +215,9 @@ class Sample:
         rows = logits.shape[0]
         sums = torch.empty((rows, self._chunks), dtype=torch.float64, device=logits.device)
         whole_row = (logits, logits.stride(0), self._vocab)
-        weigh_kernel[(rows, self._chunks)](
+        self._launcher.run(
+            weigh_kernel,
+            (rows, self._chunks),
             *whole_row,
             batch.temperature,
             batch.min_p,
@@ -205,7 +228,9 @@ class Sample:
             **self._for_row,
             **options,
         )
-        draw_kernel[(rows,)](
+        self._launcher.run(
+            draw_kernel,
+            (rows,),
             *whole_row,
             batch.temperature,
             batch.min_p,
@@ -220,6 +245,25 @@ class Sample:
             **self._for_row,
             **options,
         )
+
+    def warm_up(self, facts: EngineFacts) -> Iterable[Variant]:
+        """List the variants of the kernels; see ``plait_kernels.warm_up``."""
+        recorder = Recorder(facts.device)
+        sample = Sample(self._parameters, recorder)
+        logits = without_memory(1, self._vocab, dtype=torch.float32)
+        value, word = (without_memory(1, dtype=dtype) for dtype in (torch.float32, torch.int64))
+        for all_greedy in (True, False):
+            batch = SampleBatch(
+                temperature=value,
+                top_k=word.int(),
+                top_p=value,
+                min_p=value,
+                seed=word,
+                position=word,
+                all_greedy=all_greedy,
+            )
+            sample(logits, batch)
+        return recorder.variants
 
 
 def make(config: OpConfig) -> Sample:

@@ -8,6 +8,7 @@ import triton.language as tl
 from plait_triton.language import let_next_start, wait_for_inputs
 from plait_triton.philox import uniform
 from plait_triton.sample_rows import (
+    PARTS,
     greedy_id,
     load_chunk,
     load_largest,
@@ -24,7 +25,7 @@ def _kept_weights(values, largest, temperature, least_of_top_k, least_of_top_p, 
     return tl.where((weights >= least) & (weights >= min_p.to(tl.float64)), weights, 0.0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=PARTS)
 def weigh_kernel(
     logits,
     stride,
@@ -53,7 +54,7 @@ def weigh_kernel(
         tl.store(sums + row * CHUNKS + chunk, tl.sum(weights, axis=0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=PARTS)
 def draw_kernel(
     logits,
     stride,

@@ -11,6 +11,12 @@ import triton.language as tl
 
 from plait_triton.language import let_next_start, wait_for_inputs
 
+PARTS = (
+    *("temperature", "top_k", "top_p", "min_p", "seed", "position", "largest", "smallest"),
+    *("least_kept", "least_of_top_k", "least_of_top_p", "found"),
+)
+"""Arguments that are parts of one tensor, and so begin anywhere: what is read of them is little."""
+
 
 @triton.jit
 def load_chunk(logits, stride, row, chunk, vocab, CHUNK: tl.constexpr):
@@ -41,7 +47,7 @@ def weights_in_top_k(values, largest, temperature, least_kept):
     return tl.where(kept, weights_of(values, largest, temperature), 0.0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=PARTS)
 def extremes_kernel(
     logits,
     stride,
@@ -76,7 +82,7 @@ def greedy_id(largest, largest_id, row, CHUNKS: tl.constexpr, CHUNKS_POWER: tl.c
     return tl.min(tl.where(found == tl.max(found, axis=0), ids, 2147483647), axis=0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=PARTS)
 def greedy_kernel(
     largest,
     largest_id,

@@ -20,7 +20,7 @@ import triton
 import triton.language as tl
 
 from plait_triton.language import let_next_start, wait_for_inputs
-from plait_triton.sample_rows import load_chunk, load_largest, weights_in_top_k
+from plait_triton.sample_rows import PARTS, load_chunk, load_largest, weights_in_top_k
 
 
 @triton.jit
@@ -59,7 +59,7 @@ def _lowest_level(
     return low
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=PARTS)
 def measure_kernel(
     logits,
     stride,
@@ -142,7 +142,7 @@ def _mass_asked_for(
     return asked
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=PARTS)
 def gather_kernel(
     logits,
     stride,
@@ -205,7 +205,7 @@ def _load_candidates(
     return values, exists & (values >= low) & (values < high)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=PARTS)
 def narrow_kernel(
     vocab,
     temperature,

@@ -16,6 +16,7 @@ from plait.adapter_library import AdapterLibrary
 from plait.block_pool import BlockPool
 from plait.engine_core import CoreInfo, EngineCore
 from plait.hub import Hub
+from plait.kernel_warm_up import lora_facts, warm_up
 from plait.memory import DeviceMemory, HostMemory, Memory, MemoryPlan, plan_memory
 from plait.padded_steps import GRAPH_BYTES, PaddedSteps
 from plait.progress import LoadingProgress
@@ -31,6 +32,7 @@ from plait_kernels.probe import device_of
 from plait_kernels.request import KernelRequest
 from plait_kernels.selection import select
 from plait_kernels.sites import SITE_GROUPS
+from plait_kernels.warm_up import EngineFacts
 from plait_lora.arena import LoraArena
 from plait_lora.catalog import AdapterCatalog
 from plait_lora.store import AdapterStore
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from plait.engine_args import EngineArgs
     from plait_kernels.config import OpConfig
     from plait_kernels.table import KernelTable
+    from plait_kernels.warm_up import LoraFacts
     from plait_models.config import ModelConfig
     from plait_models.model import Model
 
@@ -82,9 +85,11 @@ def build_core(
         block_size=args.block_size,
         device=device,
     )
+    lora = _lora_facts(args, model) if args.enable_lora else None
+    warm_up(table, EngineFacts(device, model.info.heads, model.info.kv_heads, lora))
     # Of what is left when rows and weights are there.
     memory = _plan_memory(args, model, table, max_model_len)
-    library, adapter_device = _adapters(args, model, memory, max_num_seqs)
+    library, adapter_device = _adapters(args, model, memory, max_num_seqs, lora)
     store = library.store if library else AdapterStore(0, 0)
     scheduler = Scheduler(
         SchedulerConfig(max_num_seqs, args.max_num_batched_tokens, max_model_len, args.block_size),
@@ -249,15 +254,24 @@ def _kv_cache(model: Model, num_blocks: int, block_size: int) -> torch.Tensor:
     return torch.empty(shape, dtype=info.kv_dtype, device=info.device)
 
 
-def _adapters(
-    args: EngineArgs, model: Model, memory: MemoryPlan, max_num_seqs: int
-) -> tuple[AdapterLibrary | None, AdapterDevice | None]:
-    if not args.enable_lora:
-        return None, None
+def _lora_facts(args: EngineArgs, model: Model) -> LoraFacts:
     dtype = model.info.dtype if args.lora_dtype == "auto" else getattr(torch, args.lora_dtype)
     # Matrix multiplication on a CPU likes tiles of one row, which make a module one matrix.
+    tile_rows = TILE_ROWS if model.info.device.type == "cuda" else 1
+    return lora_facts(model.sites, SERVED_GROUPS, dtype, tile_rows)
+
+
+def _adapters(
+    args: EngineArgs,
+    model: Model,
+    memory: MemoryPlan,
+    max_num_seqs: int,
+    lora: LoraFacts | None,
+) -> tuple[AdapterLibrary | None, AdapterDevice | None]:
+    if lora is None:
+        return None, None
+    dtype, tile_rows = lora.dtype, lora.tile_rows
     on_gpu = model.info.device.type == "cuda"
-    tile_rows = TILE_ROWS if on_gpu else 1
     catalog = AdapterCatalog(
         model.sites,
         dtype=dtype,
