@@ -213,6 +213,18 @@ def test_the_users_own_link_to_a_cache_is_followed(
     assert len(files(tmp_path / "elsewhere")) == 1
 
 
+def test_a_link_to_where_others_can_write_is_not_followed(
+    compiler: Compiler, base: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    unsafe = tmp_path / "elsewhere"
+    unsafe.mkdir()
+    unsafe.chmod(0o777)
+    base.symlink_to(unsafe)
+    assert compile_once(compiler.build(), base).kept is None
+    assert "elsewhere' can be written by other users" in caplog.text
+    assert list(unsafe.iterdir()) == []
+
+
 def test_a_file_in_place_of_the_cache_is_a_reason(
     compiler: Compiler, base: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

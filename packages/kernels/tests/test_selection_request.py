@@ -73,6 +73,7 @@ def test_str_of_nothing_is_auto() -> None:
     ("value", "message"),
     [
         ("loar=torch", r"unknown op 'loar'.*did you mean 'lora'\?.*rms_norm"),
+        ("LORA=torch", r"unknown op 'LORA'.*did you mean 'lora'\?"),
         ("xyzzy=torch", r"unknown op 'xyzzy'.*; use rms_norm"),
         ("=torch", "unknown op ''"),
         ("lora=", "backend for op 'lora' is empty.*write"),

@@ -102,7 +102,8 @@ class Library:
             except OSError as error:
                 problems.append(shorten(str(error)))
         if self.kept is not None:
-            self.kept.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                self.kept.unlink()
         msg = f"the library {self.name!r} was compiled and cannot be loaded: {problems[0]}"
         raise BackendUnusable(msg)
 

@@ -156,8 +156,11 @@ class KernelRequest:
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return ``" (did you mean 'x'?)"`` for the known name most like ``name``, or ``""``."""
     # Nobody means a short name by a long text, and comparing it takes long.
-    matches = difflib.get_close_matches(name, list(known), n=1) if len(name) <= 64 else []
-    return f" (did you mean {matches[0]!r}?)" if matches else ""
+    if len(name) > 64:
+        return ""
+    by_lower = {one.lower(): one for one in known}
+    matches = difflib.get_close_matches(name.lower(), list(by_lower), n=1)
+    return f" (did you mean {by_lower[matches[0]]!r}?)" if matches else ""
 
 
 def _split(text: str) -> Iterable[tuple[str, tuple[str, ...]]]:
