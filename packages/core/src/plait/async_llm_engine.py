@@ -218,3 +218,7 @@ class AsyncLLMEngine:
     async def _call(self, function: Callable[P, T], *args: P.args, **keywords: P.kwargs) -> T:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, lambda: function(*args, **keywords))
+
+
+AsyncLLM = AsyncLLMEngine
+"""vLLM's newer name for the same engine."""

@@ -111,8 +111,10 @@ class EngineCore:
         self._let_go(outputs)
         return outputs
 
-    def reset_prefix_cache(self) -> None:
-        """Forget the content of all KV blocks that nobody holds or will share."""
+    def reset_prefix_cache(self, reset_running_requests: bool = False) -> None:
+        """Forget the content of all KV blocks; running requests may have to start over, too."""
+        if reset_running_requests:
+            self.scheduler.preempt_running()
         self.scheduler.pool.reset_cache()
 
     def library(self) -> AdapterLibrary:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from plait.build import build_core
 from plait.collector import made_and_frozen
+from plait.engine_config import engine_config
 from plait.hub import local_args
 from plait.messages import CoreRequest
+from plait.metrics import Counter, Gauge, snapshot
+from plait.not_served import NotServed
 from plait.output_processor import OutputProcessor
 from plait.prompts import ParsedPrompt, parse_prompt, validate_token_ids
 from plait.tokenizer import eos_token_ids, load_generation_config, load_tokenizer
@@ -19,16 +23,20 @@ from plait_models.reading import find_files
 from plait_sampling.params import SamplingParams
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from plait.engine_args import EngineArgs
+    from plait.engine_config import EngineConfig, ModelConfig
     from plait.engine_core import EngineCore
+    from plait.metrics import Metric
     from plait.outputs import RequestOutput
     from plait.prompts import Prompt
     from plait.tokenizer import Tokenizer
 
+_logger = logging.getLogger(__name__)
 
-class LLMEngine:
+
+class LLMEngine(NotServed):
     """The synchronous engine.
 
     Made by ``from_engine_args``; ``add_request`` queues, ``step`` advances everything that is
@@ -55,6 +63,8 @@ class LLMEngine:
                 if output.finished:
                     print(output.outputs[0].text)
     """
+
+    engine_args: EngineArgs | None = None
 
     def __init__(
         self,
@@ -100,7 +110,9 @@ class LLMEngine:
             )
         generation_config = load_generation_config(args.model)
         core = made_and_frozen(lambda: build_core(args))
-        return cls(core, tokenizer, generation_config, seed=args.seed)
+        engine = cls(core, tokenizer, generation_config, seed=args.seed)
+        engine.engine_args = engine_args
+        return engine
 
     def add_request(
         self,
@@ -196,9 +208,25 @@ class LLMEngine:
             raise InputError(text)
         return self.tokenizer
 
-    def reset_prefix_cache(self) -> None:
-        """Forget every cached prefix."""
-        self.core.reset_prefix_cache()
+    def reset_prefix_cache(
+        self, reset_running_requests: bool = False, reset_connector: bool = False
+    ) -> bool:
+        """Forget every cached prefix.
+
+        Parameters
+        ----------
+        reset_running_requests : bool
+            Running requests, too, give up what they have computed, and start over.
+        reset_connector : bool
+            Without effect: no cache is outside the engine.
+
+        Returns
+        -------
+        bool
+            True: it always succeeds.
+        """
+        self.core.reset_prefix_cache(reset_running_requests)
+        return True
 
     def add_lora(self, lora_request: LoRARequest) -> bool:
         """Read an adapter before its first request.
@@ -246,6 +274,61 @@ class LLMEngine:
             If the id is not known.
         """
         return self.core.library().pin(lora_id)
+
+    def get_num_unfinished_requests(self) -> int:
+        """Return how many sequences are unfinished; a request with n > 1 is n of them."""
+        return self.output_processor.num_unfinished()
+
+    def get_metrics(self) -> list[Metric]:
+        """Return what the engine counts, as it is now.
+
+        Returns
+        -------
+        list[Metric]
+            Requests that run and wait, tokens, use of the KV cache, the prefix cache, preemptions.
+        """
+        return snapshot(self.core.scheduler, self.model_config.served_model_name)
+
+    def do_log_stats(self) -> None:
+        """Write the metrics to the log, in one line."""
+        values = {m.name: m.value for m in self.get_metrics() if isinstance(m, Counter | Gauge)}
+        _logger.info("%s", ", ".join(f"{name}={value:g}" for name, value in values.items()))
+
+    def get_supported_tasks(self) -> tuple[str, ...]:
+        """Return what the engine does: it generates."""
+        return ("generate",)
+
+    @property
+    def vllm_config(self) -> EngineConfig:
+        """What the engine was made with, under vLLM's names."""
+        return engine_config(self.core, self.engine_args)
+
+    @property
+    def model_config(self) -> ModelConfig:
+        """The model and its limits."""
+        return self.vllm_config.model_config
+
+    def reset_mm_cache(self) -> None:
+        """Do nothing: there is no cache of pictures."""
+
+    def reset_encoder_cache(self) -> None:
+        """Do nothing: there is no encoder."""
+
+    def is_sleeping(self) -> bool:
+        """Return False: weights and KV cache are in place as long as the engine lives."""
+        return False
+
+    def sleep(self, level: int = 1, mode: str = "abort") -> NoReturn:
+        """Refuse: nothing runs but in ``step``."""
+        text = (
+            "sleep of an LLMEngine is not served: it runs nothing unless step() is called, and "
+            "weights and KV cache stay in memory as long as it lives"
+        )
+        raise InputError(text)
+
+    def wake_up(self, tags: Sequence[str] | None = None) -> bool:
+        """Return True: the engine is awake."""
+        return True
 
     def _check_types(self, params: SamplingParams, lora_request: LoRARequest | None) -> None:
         if not isinstance(params, SamplingParams):

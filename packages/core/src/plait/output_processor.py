@@ -188,6 +188,10 @@ class OutputProcessor:
         """Return whether any request is unfinished."""
         return bool(self._requests)
 
+    def num_unfinished(self) -> int:
+        """Return how many sequences are unfinished."""
+        return sum(len(request.unfinished_children()) for request in self._requests.values())
+
     def _take(self, request: _Request, output: CoreOutput) -> list[str]:
         child = request.children[output.request_id]
         if child.finish_reason is not None:

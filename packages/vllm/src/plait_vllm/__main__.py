@@ -24,11 +24,11 @@ def main(arguments: list[str]) -> None:
         print(USAGE, end="", file=sys.stdout if arguments else sys.stderr)
         sys.exit(0 if arguments else 2)
     name, *rest = arguments
-    run = run_file
-    if name == "-m":
+    as_module = name == "-m"
+    if as_module:
         if not rest:
             sys.exit("plait_vllm: -m needs the name of a module")
-        run, (name, *rest) = run_module, rest
+        name, *rest = rest
     elif name.startswith("-"):
         sys.exit(f"plait_vllm: unknown option {name}; see python -m plait_vllm --help")
     hidden = install_alias()
@@ -39,7 +39,10 @@ def main(arguments: list[str]) -> None:
         )
     share_with_children()
     try:
-        run(name, rest)
+        if as_module:
+            run_module(name, rest)
+        else:
+            run_file(name, rest)
     except InputError as error:
         if sys.modules["__main__"].__dict__ is globals():
             # The program was not even started.

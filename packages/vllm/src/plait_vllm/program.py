@@ -64,7 +64,7 @@ def run_module(name: str, arguments: Sequence[str]) -> None:
     main = _main_module()
     main.__spec__ = spec
     main.__file__ = spec.origin
-    main.__cached__ = spec.cached
+    vars(main)["__cached__"] = spec.cached
     main.__loader__ = spec.loader
     main.__package__ = spec.parent
 

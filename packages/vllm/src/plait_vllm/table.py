@@ -110,7 +110,7 @@ TABLE: Mapping[str, Mapping[str, str]] = MappingProxyType(
         "version": _VERSION,
     }
 )
-"""Module path below ``vllm`` ("" is ``vllm`` itself) → name → ``module:name`` of what it is here."""
+"""Module path below ``vllm`` ("" is ``vllm`` itself) → name → ``module:name`` that it is here."""
 
 _POOLING = "plait generates text; pooling, embedding, scoring and reward models are not served"
 _TEXT_ONLY = "plait serves text models only"

@@ -83,7 +83,9 @@ class FlexibleArgumentParser(argparse.ArgumentParser):
         for argument in rest:
             if argument == "--":
                 plain += [argument, *rest]
-            elif argument.startswith("-O") and "--optimization-level" in self._option_string_actions:
+            elif (
+                argument.startswith("-O") and "--optimization-level" in self._option_string_actions
+            ):
                 level = argument[2:].removeprefix("=") or next(rest, "")
                 plain += ["--optimization-level", level]
             elif not argument.startswith("--"):

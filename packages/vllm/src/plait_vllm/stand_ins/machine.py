@@ -14,7 +14,7 @@ class Platform:
 
     @property
     def device_type(self) -> str:
-        """"cuda" or "cpu"."""
+        """ "cuda" or "cpu"."""
         return "cuda" if self.is_cuda() or self.is_rocm() else "cpu"
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 from typing import Literal, TypeAlias
 
 from plait import Logprob
@@ -13,7 +13,7 @@ SampleLogprobs: TypeAlias = list[LogprobsOnePosition]
 PauseMode: TypeAlias = Literal["abort", "wait", "keep"]
 
 
-class UsageContext(str, Enum):
+class UsageContext(StrEnum):
     """From where an engine is used. It changes nothing."""
 
     UNKNOWN_CONTEXT = "UNKNOWN_CONTEXT"
