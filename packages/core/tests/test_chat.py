@@ -168,8 +168,8 @@ def test_contents_as_lists_of_parts(tokenizer: Any) -> None:
     prompt = ChatTemplate(tokenizer, BY_PARTS, content_format="openai").render(talk)
     assert prompt.text == "[user](text:one)(text:two)[assistant](text:three)"
     called = [USER, {"role": "assistant", "content": None, "tool_calls": [SCHEMA]}]
-    shown = "{{ messages[1].content is none }}"
-    assert ChatTemplate(tokenizer, shown, content_format="openai").render(called).text == "True"
+    prompt = ChatTemplate(tokenizer, BY_PARTS, content_format="openai").render(called)
+    assert prompt.text == "[user](text:How many are 12 + 7?)[assistant]"
     joined = ChatTemplate(tokenizer, "{{ messages[0].content }}", content_format="string")
     assert joined.render(talk).text == "one\ntwo"
     with pytest.raises(InputError, match="must be 'auto', 'string' or 'openai', got 'xml'"):

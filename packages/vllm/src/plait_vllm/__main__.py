@@ -18,6 +18,17 @@ multiprocessing, "import vllm" brings plait's classes under vLLM's names ({VLLM_
 """
 
 
+def prepare() -> None:
+    """Make vllm mean plait, and say so if there is another."""
+    hidden = install_alias()
+    if hidden is not None:
+        print(
+            f"plait_vllm: in this process vllm is plait; the vLLM in {hidden} is not used",
+            file=sys.stderr,
+        )
+    share_with_children()
+
+
 def main(arguments: list[str]) -> None:
     """Run the program that the arguments name."""
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -31,18 +42,11 @@ def main(arguments: list[str]) -> None:
         name, *rest = rest
     elif name.startswith("-"):
         sys.exit(f"plait_vllm: unknown option {name}; see python -m plait_vllm --help")
-    hidden = install_alias()
-    if hidden is not None:
-        print(
-            f"plait_vllm: in this process vllm is plait; the vLLM in {hidden} is not used",
-            file=sys.stderr,
-        )
-    share_with_children()
     try:
         if as_module:
-            run_module(name, rest)
+            run_module(name, rest, prepare)
         else:
-            run_file(name, rest)
+            run_file(name, rest, prepare)
     except InputError as error:
         if sys.modules["__main__"].__dict__ is globals():
             # The program was not even started.

@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from types import CodeType, TracebackType
 
 
-def run_file(path: str, arguments: Sequence[str]) -> None:
+def run_file(path: str, arguments: Sequence[str], prepare: Callable[[], None]) -> None:
     """Run a file as ``python path arguments…`` does.
+
+    ``prepare`` is called when ``sys.path`` is the program's, before anything of it is imported.
 
     Raises
     ------
@@ -37,14 +39,15 @@ def run_file(path: str, arguments: Sequence[str]) -> None:
     sys.argv = [path, *arguments]
     if not sys.flags.safe_path:
         sys.path[0] = os.path.dirname(os.path.realpath(full))
+    prepare()
     main = _main_module()
     main.__file__ = full
     main.__loader__ = SourceFileLoader("__main__", full)
     _execute(lambda: compile(source, full, "exec", dont_inherit=True), main)
 
 
-def run_module(name: str, arguments: Sequence[str]) -> None:
-    """Run a module as ``python -m name arguments…`` does.
+def run_module(name: str, arguments: Sequence[str], prepare: Callable[[], None]) -> None:
+    """Run a module as ``python -m name arguments…`` does; ``prepare`` as of ``run_file``.
 
     Raises
     ------
@@ -52,6 +55,7 @@ def run_module(name: str, arguments: Sequence[str]) -> None:
         There is no such module.
     """
     sys.argv = ["-m", *arguments]
+    prepare()
     spec = _find(name)
     if spec is not None and spec.submodule_search_locations is not None:
         spec = _find(f"{name}.__main__")
