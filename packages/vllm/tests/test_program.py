@@ -109,7 +109,8 @@ print(__name__, __spec__.name, __package__, __file__, sys.argv, sys.path[0])
         "import sys\nsys.excepthook = lambda *a: print('mine', a[2].tb_lineno, file=sys.stderr)\n"
         "1 / 0\n",
         "x = (\n",
-        "try:\n    1 / 0\nexcept ZeroDivisionError as error:\n    raise ValueError('a') from error\n",
+        "try:\n    1 / 0\nexcept ZeroDivisionError as error:\n"
+        "    raise ValueError('a') from error\n",
         "import sys\nsys.exit('enough')\n",
         "raise SystemExit(7)\n",
         "import atexit\natexit.register(print, 'bye')\nraise KeyError(3)\n",

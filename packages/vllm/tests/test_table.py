@@ -38,10 +38,11 @@ def test_own_modules_hide_none_of_the_table() -> None:
 
 
 def test_plait_is_the_same_under_every_name() -> None:
-    from plait_vllm import LLM, sampling_params
     from plait_vllm.engine.arg_utils import AsyncEngineArgs
     from plait_vllm.lora.request import LoRARequest
     from plait_vllm.v1.engine.async_llm import AsyncLLM
+
+    from plait_vllm import LLM, sampling_params
 
     assert LLM is plait.LLM
     assert sampling_params.SamplingParams is plait.SamplingParams
