@@ -20,9 +20,10 @@ if TYPE_CHECKING:
 
 _FLOATS = ("temperature", "top_p", "min_p", "presence", "frequency", "repetition")
 _INTS = ("top_k", "seed")
-_INT32_MOST = 2**31 - 1
-"""Of top_k, which kernels take as int32; no vocabulary is larger."""
 _PENALTIES = slice(3, 6)
+
+_ALL_TOKENS = 2**31 - 1
+"""No vocabulary and no output is larger."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class RowExtras:
     min_tokens : int
         Output tokens before any of ``ending`` may be drawn.
     ending : tuple[int, ...]
-        End-of-sequence and stop tokens, from 0 on; empty without ``min_tokens``.
+        End-of-sequence and stop tokens; empty without ``min_tokens``.
     logit_bias : dict[int, float]
     allowed : tuple[int, ...] | None
         The only tokens to draw; None = all.
@@ -97,7 +98,7 @@ class SamplingRows:
         )
         self._host_floats[:, row] = floats
         signed_seed = (seed + 2**63) % 2**64 - 2**63
-        self._host_ints[:, row] = min(params.top_k, _INT32_MOST), signed_seed
+        self._host_ints[:, row] = min(params.top_k, _ALL_TOKENS), signed_seed
         held_back = params.stop_tokens.union(eos_token_ids) if params.min_tokens else ()
         self._extras[row] = RowExtras(
             greedy=params.greedy,
@@ -107,9 +108,8 @@ class SamplingRows:
                 or params.repetition_penalty != 1.0
             ),
             logprobs=params.logprobs,
-            min_tokens=params.min_tokens,
-            # A model may write -1 for a token that it does not have.
-            ending=tuple(sorted(token for token in held_back if token >= 0)),
+            min_tokens=min(params.min_tokens, _ALL_TOKENS),
+            ending=tuple(sorted(held_back)),
             logit_bias=dict(params.logit_bias or {}),
             allowed=None if params.allowed_token_ids is None else tuple(params.allowed_token_ids),
         )
