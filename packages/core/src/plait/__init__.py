@@ -10,8 +10,8 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from plait.async_llm_engine import AsyncEngineArgs, AsyncLLMEngine
-    from plait.engine_args import EngineArgs
+    from plait.async_llm_engine import AsyncLLMEngine
+    from plait.engine_args import AsyncEngineArgs, EngineArgs
     from plait.llm import LLM
     from plait.llm_engine import LLMEngine
     from plait.outputs import CompletionOutput, Logprob, RequestOutput
@@ -39,7 +39,7 @@ __all__ = [
 
 _HOMES = {
     "LLM": "plait.llm",
-    "AsyncEngineArgs": "plait.async_llm_engine",
+    "AsyncEngineArgs": "plait.engine_args",
     "AsyncLLMEngine": "plait.async_llm_engine",
     "CompletionOutput": "plait.outputs",
     "EngineArgs": "plait.engine_args",
