@@ -87,7 +87,7 @@ def add_options(parser: P, cls: type[EngineArgs]) -> P:
         if field.name == "max_model_len":
             kind = {"type": length}
         default = None if field.default is MISSING else field.default
-        text = described[field.name].replace("%", "%%")
+        text = described.get(field.name, "").replace("%", "%%")
         group.add_argument(_option(field.name), default=default, help=text, **kind)
     for subject, table in SUBJECTS.items():
         # A program may have an option of its own that has an older keyword's name.
@@ -108,11 +108,17 @@ def given_options(args: argparse.Namespace, cls: type[EngineArgs]) -> dict[str, 
 
 
 def descriptions(cls: type) -> dict[str, str]:
-    """Read what a NumPy docstring says of each parameter, as one line."""
-    lines = (getdoc(cls) or "").splitlines()
-    start = lines.index("Parameters") + 2
+    """Read what the NumPy docstring of a class, or of its base, says of each parameter.
+
+    Returns
+    -------
+    dict[str, str]
+        One line each; empty where Python drops docstrings.
+    """
+    documents = (getdoc(base) or "" for base in cls.__mro__)
+    document = next((text for text in documents if "\nParameters\n" in text), "")
     found: dict[str, list[str]] = {}
-    for line in lines[start:]:
+    for line in document.partition("\nParameters\n")[2].splitlines()[1:]:
         if line and not line[0].isspace():
             if " : " not in line and not line.startswith("**"):
                 break

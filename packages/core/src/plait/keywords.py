@@ -36,7 +36,7 @@ def check_others(given: Mapping[str, Any], honoured: Iterable[str]) -> None:
     for name, value in given.items():
         rule = RULES.get(name)
         if rule is None:
-            near = difflib.get_close_matches(name, sorted({*honoured, *RULES}), n=1)
+            near = difflib.get_close_matches(name[:80], sorted({*honoured, *RULES}), n=1)
             hint = f"did you mean {near[0]!r}?" if near else "see the documentation of EngineArgs"
             text = f"unknown keyword {shown(name)}: {hint}"
             raise InputError(text)

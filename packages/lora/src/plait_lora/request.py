@@ -191,7 +191,7 @@ def _flag(name: str, value: object) -> bool:
 def _refuse_unless_neutral(name: str, value: object) -> None:
     if name not in REFUSED:
         known = [field.name for field in fields(LoRARequest)]
-        near = difflib.get_close_matches(name, known, n=1)
+        near = difflib.get_close_matches(name[:80], known, n=1)
         hint = f"did you mean {near[0]}?" if near else f"allowed: {', '.join(known)}."
         msg = f"LoRARequest got an unknown keyword, {shown(name)}; {hint}"
         raise AdapterError(msg)

@@ -62,7 +62,7 @@ def _output_kind(field: str, value: Any) -> RequestOutputKind:
 def _unknown(name: str) -> InputError:
     fields = [field.name for field in dataclasses.fields(SamplingParams)]
     known = [name for name in fields if name not in UNSERVED]
-    near = difflib.get_close_matches(name, known, n=1)
+    near = difflib.get_close_matches(name[:80], known, n=1)
     hint = f"did you mean {near[0]}?" if near else f"allowed: {', '.join(known)}."
     return InputError(f"SamplingParams got an unknown keyword, {shown(name)}; {hint}")
 
