@@ -98,7 +98,7 @@ def test_arguments_stand_where_vllm_has_them(llm: LLM) -> None:
 
 
 def test_a_template_of_the_llm(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(llm, "chat_template", "{{ messages[0].content }} It is")
+    monkeypatch.setattr(llm, "_chat_template", "{{ messages[0].content }} It is")
     answer = llm.chat(CAPITAL, GREEDY, use_tqdm=False)[0]
     assert answer.prompt == "What is the capital of France? It is"
     other = llm.chat(CAPITAL, GREEDY, use_tqdm=False, chat_template="{{ messages[0].content }}")

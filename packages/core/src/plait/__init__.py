@@ -10,9 +10,9 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from plait.async_llm_engine import AsyncEngineArgs, AsyncLLM, AsyncLLMEngine
+    from plait.async_llm_engine import AsyncLLM, AsyncLLMEngine
     from plait.beam_search import BeamSearchParams
-    from plait.engine_args import EngineArgs
+    from plait.engine_args import AsyncEngineArgs, EngineArgs
     from plait.llm import LLM
     from plait.llm_engine import LLMEngine
     from plait.outputs import CompletionOutput, Logprob, RequestOutput
@@ -43,7 +43,7 @@ __all__ = [
 
 _HOMES = {
     "LLM": "plait.llm",
-    "AsyncEngineArgs": "plait.async_llm_engine",
+    "AsyncEngineArgs": "plait.engine_args",
     "AsyncLLM": "plait.async_llm_engine",
     "AsyncLLMEngine": "plait.async_llm_engine",
     "BeamSearchParams": "plait.beam_search",

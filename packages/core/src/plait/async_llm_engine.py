@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, Self, TypeAlias, TypeVar
 
-from plait.engine_args import EngineArgs
 from plait.llm_engine import LLMEngine
 from plait_kernels.errors import InputError, PlaitError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable
+    from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 
+    from plait.engine_args import EngineArgs
     from plait.outputs import RequestOutput
     from plait.prompts import Prompt
     from plait.tokenizer import Tokenizer
@@ -27,10 +27,6 @@ _READING_SECONDS = 0.002
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-
-class AsyncEngineArgs(EngineArgs):
-    """Arguments of an asynchronous engine: those of ``EngineArgs``."""
 
 
 class AsyncLLMEngine:
@@ -62,9 +58,24 @@ class AsyncLLMEngine:
         self._broken: BaseException | None = None
 
     @classmethod
-    def from_engine_args(cls, engine_args: EngineArgs, **keywords: Any) -> Self:
-        """Load the model and make an engine; errors are those of ``LLMEngine``."""
-        return cls(LLMEngine.from_engine_args(engine_args, **keywords))
+    def from_engine_args(
+        cls,
+        engine_args: EngineArgs,
+        start_engine_loop: bool = True,
+        usage_context: object = None,
+        stat_loggers: Sequence[object] | None = None,
+    ) -> Self:
+        """Load the model and make an engine.
+
+        Parameters
+        ----------
+        engine_args : EngineArgs
+        start_engine_loop, usage_context
+            vLLM's; without effect: steps run as long as there are requests.
+        stat_loggers : Sequence | None
+            As of ``LLMEngine.from_engine_args``, as are the errors.
+        """
+        return cls(LLMEngine.from_engine_args(engine_args, stat_loggers=stat_loggers))
 
     async def generate(
         self,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from plait.beam_search import Search, beam_search
 from plait.chat import ChatTemplate, split_conversations
-from plait.engine_args import EngineArgs
+from plait.chat_template_file import read_chat_template
+from plait.engine_args import EngineArgs, check_engine_args
 from plait.llm_engine import LLMEngine
 from plait.not_served import NotServedOffline
 from plait.offline_requests import OfflineRequests, Wanted, one_each
@@ -18,6 +19,7 @@ from plait_sampling.params import SamplingParams
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from os import PathLike
 
     from plait.beam_search import BeamSearchOutput, BeamSearchParams
     from plait.chat import Conversation
@@ -36,14 +38,15 @@ class LLM(NotServedOffline):
     model : str
         Directory of a Hugging Face checkpoint, a ``.gguf`` file, or an id on the hub; see
         ``EngineArgs``.
-    **keywords
-        Those of ``EngineArgs``.
+    chat_template : str | PathLike[str] | None
+        The template that ``chat`` uses: a file, or the template itself; default: the tokenizer's.
+    **others
+        All other keywords are those of ``EngineArgs``, which says what they mean; ``others`` are
+        keywords of vLLM's that plait knows and does not act on.
 
     Attributes
     ----------
     llm_engine : LLMEngine
-    chat_template : str | None
-        Of ``chat``, where a call brings none; None = the tokenizer's.
 
     Raises
     ------
@@ -66,12 +69,72 @@ class LLM(NotServedOffline):
         print(outputs[0].outputs[0].text)
     """
 
-    chat_template: str | None = None
     supported_tasks = ("generate",)
 
-    def __init__(self, model: str, **keywords: Any) -> None:
-        self.llm_engine = LLMEngine.from_engine_args(EngineArgs(model, **keywords))
+    def __init__(
+        self,
+        model: str,
+        *,
+        tokenizer: str | None = None,
+        skip_tokenizer_init: bool = False,
+        trust_remote_code: bool = False,
+        revision: str | None = None,
+        tokenizer_revision: str | None = None,
+        hf_token: str | bool | None = None,
+        download_dir: str | None = None,
+        dtype: str = "auto",
+        device: str = "auto",
+        load_format: str = "auto",
+        generation_config: str = "auto",
+        override_generation_config: dict[str, Any] | None = None,
+        seed: int = 0,
+        max_model_len: int | str | None = None,
+        max_num_seqs: int = 256,
+        max_num_batched_tokens: int = 2048,
+        max_logprobs: int = -1,
+        block_size: int = 16,
+        enable_prefix_caching: bool = True,
+        kv_cache_memory_bytes: int | None = None,
+        kv_cache_dtype: str = "auto",
+        gpu_memory_utilization: float = 0.9,
+        enforce_eager: bool = False,
+        num_gpu_blocks_override: int | None = None,
+        enable_lora: bool = False,
+        max_loras: int | None = None,
+        max_lora_rank: int | None = None,
+        max_cpu_loras: int | None = None,
+        lora_dtype: str = "auto",
+        lora_memory_bytes: int | None = None,
+        lora_target_modules: list[str] | None = None,
+        kernels: str | dict[str, str] | None = None,
+        chat_template: str | PathLike[str] | None = None,
+        **others: Any,
+    ) -> None:
+        # EngineArgs has the same keywords, but for the template.
+        given = dict(locals())
+        left_out = ("self", "others", "chat_template")
+        engine_args = EngineArgs(
+            **{name: value for name, value in given.items() if name not in left_out}, **others
+        )
+        self._chat_template = read_chat_template(chat_template)
+        self.llm_engine = LLMEngine.from_engine_args(engine_args)
         self._requests = OfflineRequests(self.llm_engine)
+
+    @classmethod
+    def from_engine_args(cls, engine_args: EngineArgs) -> Self:
+        """Make an LLM from the arguments of an engine.
+
+        Parameters
+        ----------
+        engine_args : EngineArgs
+
+        Raises
+        ------
+        InputError
+            If it is no ``EngineArgs``; all else as the class.
+        """
+        check_engine_args(engine_args)
+        return cls(**vars(engine_args))
 
     def generate(
         self,
@@ -174,7 +237,7 @@ class LLM(NotServedOffline):
             messages,
             ChatTemplate(
                 self.get_tokenizer(),
-                self.chat_template if chat_template is None else chat_template,
+                self._chat_template if chat_template is None else chat_template,
                 add_generation_prompt=add_generation_prompt,
                 continue_final_message=continue_final_message,
                 tools=tools,
@@ -241,7 +304,7 @@ class LLM(NotServedOffline):
             messages,
             ChatTemplate(
                 self.get_tokenizer(),
-                self.chat_template if chat_template is None else chat_template,
+                self._chat_template if chat_template is None else chat_template,
                 add_generation_prompt=add_generation_prompt,
                 continue_final_message=continue_final_message,
                 tools=tools,

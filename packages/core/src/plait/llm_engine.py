@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from plait.build import build_core
 from plait.collector import made_and_frozen
+from plait.engine_args import EngineArgs, check_engine_args
 from plait.engine_config import engine_config
+from plait.generation_config import eos_token_ids, load_generation_config
 from plait.hub import local_args
 from plait.messages import CoreRequest
 from plait.metrics import Counter, Gauge, snapshot
 from plait.not_served import NotServed
 from plait.output_processor import OutputProcessor
 from plait.prompts import ParsedPrompt, parse_prompt, validate_token_ids
-from plait.tokenizer import eos_token_ids, load_generation_config, load_tokenizer
+from plait.tokenizer import load_tokenizer
 from plait_kernels.errors import InputError
 from plait_lora.request import LoRARequest
 from plait_models.reading import find_files
@@ -25,7 +27,6 @@ from plait_sampling.params import SamplingParams
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from plait.engine_args import EngineArgs
     from plait.engine_config import EngineConfig, ModelConfig
     from plait.engine_core import EngineCore
     from plait.metrics import Metric
@@ -51,6 +52,8 @@ class LLMEngine(NotServed):
         The model's defaults for sampling, and its end-of-sequence tokens.
     seed : int
         Of the seeds that requests without one get.
+    max_logprobs : int
+        Most logprobs that a request may ask for a token; -1 = the whole vocabulary.
 
     Examples
     --------
@@ -73,26 +76,40 @@ class LLMEngine(NotServed):
         generation_config: Mapping[str, Any],
         *,
         seed: int = 0,
+        max_logprobs: int = -1,
     ) -> None:
         self.core = core
         self.tokenizer = tokenizer
         self.generation_config = generation_config
         self.eos_token_ids = eos_token_ids(tokenizer, generation_config)
         self.output_processor = OutputProcessor(tokenizer)
+        self.max_logprobs = max_logprobs
         self._random = random.Random(seed)
 
     @classmethod
-    def from_engine_args(cls, engine_args: EngineArgs, **keywords: Any) -> LLMEngine:
+    def from_engine_args(
+        cls,
+        engine_args: EngineArgs,
+        usage_context: object = None,
+        stat_loggers: Sequence[object] | None = None,
+        enable_multiprocessing: bool = False,
+    ) -> LLMEngine:
         """Load the model and make an engine.
 
         Parameters
         ----------
         engine_args : EngineArgs
-        **keywords
-            vLLM's ``usage_context`` and the like; without effect.
+        usage_context
+            vLLM's; without effect.
+        stat_loggers : Sequence | None
+            vLLM's; refused if there is one, as nothing would call it.
+        enable_multiprocessing : bool
+            vLLM's; without effect: the engine runs in this process.
 
         Raises
         ------
+        InputError
+            If ``engine_args`` are no ``EngineArgs``, or there are loggers.
         ModelError
             If the model cannot be found, downloaded or loaded.
         OutOfMemoryError
@@ -100,6 +117,7 @@ class LLMEngine(NotServed):
         KernelError
             If the kernels asked for cannot be used.
         """
+        check_engine_args(engine_args, stat_loggers)
         args = local_args(engine_args)
         # A model that is missing is no matter of its tokenizer, which is loaded first.
         find_files(args.model, args.load_format)
@@ -108,9 +126,13 @@ class LLMEngine(NotServed):
             tokenizer = load_tokenizer(
                 args.tokenizer or args.model, trust_remote_code=args.trust_remote_code
             )
-        generation_config = load_generation_config(args.model)
+        generation_config = load_generation_config(
+            args.model, args.generation_config, args.override_generation_config
+        )
         core = made_and_frozen(lambda: build_core(args))
-        engine = cls(core, tokenizer, generation_config, seed=args.seed)
+        engine = cls(
+            core, tokenizer, generation_config, seed=args.seed, max_logprobs=args.max_logprobs
+        )
         engine.engine_args = engine_args
         return engine
 
@@ -153,7 +175,7 @@ class LLMEngine(NotServed):
         token_ids = self._token_ids(parsed)
         info = self.core.info
         validate_token_ids(token_ids, info.vocab_size, info.max_model_len)
-        params.validate_tokens(info.vocab_size, self.eos_token_ids)
+        params.validate_tokens(info.vocab_size, self.eos_token_ids, self.max_logprobs)
         arrival_time = time.time() if arrival_time is None else arrival_time
         seed = self._random.getrandbits(62) if params.seed is None else params.seed
         children = [request_id] if params.n == 1 else [f"{i}_{request_id}" for i in range(params.n)]
