@@ -53,7 +53,7 @@ def hold_back(logits: torch.Tensor, extras: Sequence[RowExtras], num_output: tor
         (place, token)
         for place, extra in enumerate(extras)
         for token in extra.ending
-        if token < vocab
+        if 0 <= token < vocab
     ]
     if not pairs:
         return
