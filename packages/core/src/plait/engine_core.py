@@ -141,8 +141,10 @@ class EngineCore:
         self.scheduler.keep_only(request_ids)
         self.abort(dropped)
 
-    def reset_prefix_cache(self) -> None:
-        """Forget the content of all KV blocks that nobody holds or will share."""
+    def reset_prefix_cache(self, *, reset_running_requests: bool = False) -> None:
+        """Forget the content of all KV blocks; running requests keep theirs unless told so."""
+        if reset_running_requests:
+            self.scheduler.preempt_all()
         self.scheduler.pool.reset_cache()
 
     def library(self) -> AdapterLibrary:

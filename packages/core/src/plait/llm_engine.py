@@ -261,10 +261,26 @@ class LLMEngine:
             raise InputError(text)
         return self.tokenizer
 
-    def reset_prefix_cache(self) -> None:
-        """Forget every cached prefix."""
+    def reset_prefix_cache(
+        self, reset_running_requests: bool = False, reset_connector: bool = False
+    ) -> bool:
+        """Forget every cached prefix.
+
+        Parameters
+        ----------
+        reset_running_requests : bool
+            Compute running requests again as well.
+        reset_connector : bool
+            Without effect: there is no cache beside this one.
+
+        Returns
+        -------
+        bool
+            True: it always can.
+        """
         with self._lock, Transaction(self):
-            self.core.reset_prefix_cache()
+            self.core.reset_prefix_cache(reset_running_requests=reset_running_requests)
+        return True
 
     def add_lora(self, lora_request: LoRARequest) -> bool:
         """Read an adapter before its first request.

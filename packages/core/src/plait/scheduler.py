@@ -125,6 +125,11 @@ class Scheduler:
         """Forget the first ``count`` outputs: the front has taken them."""
         del self.outputs[:count]
 
+    def preempt_all(self) -> None:
+        """Let every running request be computed again."""
+        for request in list(self.running):
+            self._preempt(request)
+
     # A step
 
     def schedule(self) -> StepPlan:
