@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from plait.prompts import ParsedPrompt
+from plait.text_encoder import encode
 from plait_kernels.errors import InputError
 
 if TYPE_CHECKING:
@@ -121,8 +122,7 @@ class ChatTemplate:
             )
             raise InputError(message) from error
         # The template has written every special token itself.
-        ids: list[int] = self._tokenizer(text, add_special_tokens=False).input_ids
-        return ParsedPrompt(text, ids)
+        return ParsedPrompt(text, encode(self._tokenizer, text, add_special_tokens=False))
 
 
 def split_conversations(messages: Conversation | Sequence[Conversation]) -> list[Any]:

@@ -435,8 +435,8 @@ class LLM(NotServedOffline):
         level : int
             0 only: weights and KV cache stay where they are.
         mode : str
-            What becomes of prompts that are enqueued: "abort" ends them (their outputs have no
-            text, and "abort" as finish_reason), "wait" finishes them first, "keep" leaves them.
+            What becomes of prompts that are enqueued: "abort" ends them (their finish_reason is
+            "abort", and the text what there is so far), "wait" finishes them, "keep" leaves them.
 
         Raises
         ------

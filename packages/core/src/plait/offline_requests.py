@@ -143,8 +143,7 @@ class OfflineRequests:
             raise InputError(text)
         waiting = [name for name, output in self._enqueued.items() if output is None]
         if mode == "abort":
-            self._engine.abort_request(waiting)
-            self._enqueued.update((name, _ended(name, None, "abort")) for name in waiting)
+            self._enqueued.update((o.request_id, o) for o in self._engine.abort_request(waiting))
         elif mode == "wait":
             self._step_until_finished(waiting, use_tqdm=False)
         self._asleep = True

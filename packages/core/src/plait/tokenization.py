@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from plait.prompts import ParsedPrompt
+from plait.text_encoder import encoding
 from plait_kernels.errors import InputError
 
 if TYPE_CHECKING:
@@ -135,8 +136,9 @@ class Tokenization:
                 "skip_tokenizer_init=True. Pass token ids"
             )
             raise InputError(text)
-        encoded = tokenizer(
-            prompt.text,
+        encoded = encoding(
+            tokenizer,
+            prompt.text or "",
             add_special_tokens=self.add_special_tokens,
             return_special_tokens_mask=True,
         )
