@@ -157,6 +157,7 @@ ABSENT: Mapping[str, str] = MappingProxyType(
         "pooling_params": _POOLING,
         "reasoning": _PLAIN,
         "tool_parsers": _PLAIN,
+        "utils.print_utils": _POOLING,
         "v1": _ENGINE,
         "v1.sample": _PROCESSORS,
         "v1.worker.gpu.sample.logits_processor": _PROCESSORS,
