@@ -1,5 +1,4 @@
 # ruff: noqa: T201
-# ruff: noqa: T20
 """Downloads an adapter and serves it under two ids beside the base model."""
 
 from huggingface_hub import snapshot_download

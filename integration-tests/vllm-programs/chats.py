@@ -1,5 +1,4 @@
 # ruff: noqa: T201
-# ruff: noqa: T20
 """Chats: one conversation, several, and with another template."""
 
 from vllm import LLM, SamplingParams

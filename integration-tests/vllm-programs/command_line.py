@@ -1,5 +1,4 @@
 # ruff: noqa: T201
-# ruff: noqa: T20
 """Takes vLLM's engine options from the command line, and hands all of them to LLM."""
 
 from typing import Any

@@ -1,5 +1,4 @@
 # ruff: noqa: T201
-# ruff: noqa: T20
 """Two engines one after another, profiling left out, and metrics at the end."""
 
 from vllm import LLM, SamplingParams

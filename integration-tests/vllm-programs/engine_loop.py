@@ -1,5 +1,4 @@
 # ruff: noqa: T201
-# ruff: noqa: T20
 """Adds requests to an LLMEngine while it steps; starts running ones over."""
 
 import argparse

@@ -1,5 +1,4 @@
 # ruff: noqa: T201
-# ruff: noqa: T20
 """Runs programs one after another, as each would run by itself, in one process.
 
 Prints what they print, as one JSON object. The first argument is a JSON list of argument lists.

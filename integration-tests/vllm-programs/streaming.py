@@ -1,5 +1,4 @@
 # ruff: noqa: T201
-# ruff: noqa: T20
 """Streams with AsyncLLM, in new tokens only, and pauses it."""
 
 import asyncio
