@@ -108,9 +108,9 @@ def test_one_seed_draws_the_same_for_every_prompt_of_one_length(llm: LLM) -> Non
 def test_logprobs_may_be_capped(model: Path) -> None:
     capped = small(model, max_logprobs=3)
     assert len(capped.generate(PROMPT, SamplingParams(logprobs=3), use_tqdm=False)) == 1
-    for wish in ({"logprobs": 4}, {"prompt_logprobs": -1}):
+    for wish in (SamplingParams(logprobs=4), SamplingParams(prompt_logprobs=-1)):
         with pytest.raises(InputError, match="at most 3, the engine's max_logprobs"):
-            capped.generate(PROMPT, SamplingParams(**wish), use_tqdm=False)
+            capped.generate(PROMPT, wish, use_tqdm=False)
 
 
 def test_defaults_of_sampling(model: Path, tmp_path: Path) -> None:
@@ -168,10 +168,9 @@ class _Memory:
 def test_the_kv_cache_has_the_models_dtype(model: Path) -> None:
     plain = tokens(small(model, dtype="bfloat16"))
     assert tokens(small(model, dtype="bfloat16", kv_cache_dtype="bfloat16")) == plain
-    own = small(model).llm_engine.core.runner.model.info.dtype
-    other = "float16" if str(own).removeprefix("torch.") != "float16" else "float32"
-    with pytest.raises(InputError, match=f"kv_cache_dtype='{other}' is refused"):
-        small(model, kv_cache_dtype=other)
+    # The files have float32.
+    with pytest.raises(InputError, match=r"kv_cache_dtype='float16' is refused.*'float32'"):
+        small(model, kv_cache_dtype="float16")
 
 
 def test_an_llm_from_engine_args(model: Path) -> None:
