@@ -110,7 +110,8 @@ class SamplingRows:
             logprobs=params.logprobs,
             min_tokens=min(params.min_tokens, _ALL_TOKENS),
             ending=tuple(sorted(held_back)),
-            logit_bias=dict(params.logit_bias or {}),
+            # What is no number fails here, where it is known whose it is.
+            logit_bias={int(at): float(bias) for at, bias in (params.logit_bias or {}).items()},
             allowed=None if params.allowed_token_ids is None else tuple(params.allowed_token_ids),
         )
         self._changed.add(row)
