@@ -6,17 +6,17 @@ import asyncio
 import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypeVar, get_args
+from typing import TYPE_CHECKING, Literal, Self, TypeAlias, TypeVar, get_args
 
-from plait.engine_args import EngineArgs
 from plait.engine_thread import EngineThread
 from plait.llm_engine import LLMEngine
 from plait.streams import Streams, tell
 from plait_kernels.errors import InputError, PlaitError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable
+    from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 
+    from plait.engine_args import EngineArgs
     from plait.new_request import NewRequest
     from plait.outputs import RequestOutput
     from plait.prompts import Prompt
@@ -34,10 +34,6 @@ _READING_SECONDS = 0.002
 
 _TOKENIZERS = 4
 """Prompts that are tokenized at the same time: a long one must not hold up short ones."""
-
-
-class AsyncEngineArgs(EngineArgs):
-    """Arguments of an asynchronous engine: those of ``EngineArgs``."""
 
 
 class AsyncLLMEngine:
@@ -73,9 +69,24 @@ class AsyncLLMEngine:
         self._drained: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
 
     @classmethod
-    def from_engine_args(cls, engine_args: EngineArgs, **keywords: Any) -> Self:
-        """Load the model and make an engine; errors are those of ``LLMEngine``."""
-        return cls(LLMEngine.from_engine_args(engine_args, **keywords))
+    def from_engine_args(
+        cls,
+        engine_args: EngineArgs,
+        start_engine_loop: bool = True,
+        usage_context: object = None,
+        stat_loggers: Sequence[object] | None = None,
+    ) -> Self:
+        """Load the model and make an engine.
+
+        Parameters
+        ----------
+        engine_args : EngineArgs
+        start_engine_loop, usage_context
+            vLLM's; without effect: steps run as long as there are requests.
+        stat_loggers : Sequence | None
+            As of ``LLMEngine.from_engine_args``, as are the errors.
+        """
+        return cls(LLMEngine.from_engine_args(engine_args, stat_loggers=stat_loggers))
 
     async def generate(
         self,
@@ -347,3 +358,7 @@ def _step(engine: AsyncLLMEngine | None) -> None:
     else:
         engine._deliver(outputs)
         engine._tell_if_drained()
+
+
+AsyncLLM = AsyncLLMEngine
+"""vLLM's newer name for the same engine."""

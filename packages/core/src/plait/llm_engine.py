@@ -3,36 +3,45 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import random
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from plait.build import build_core
 from plait.collector import made_and_frozen
+from plait.engine_args import EngineArgs, check_engine_args
+from plait.engine_config import engine_config
+from plait.generation_config import eos_token_ids, load_generation_config
 from plait.hub import local_args
 from plait.messages import CoreRequest
+from plait.metrics import Counter, Gauge, snapshot
 from plait.new_request import RequestMaker
+from plait.not_served import NotServed
 from plait.output_processor import OutputProcessor
 from plait.text_encoder import TextEncoder
-from plait.tokenizer import eos_token_ids, load_generation_config, load_tokenizer
+from plait.tokenizer import load_tokenizer
 from plait.transaction import Transaction
 from plait_kernels.errors import InputError
 from plait_lora.request import LoRARequest
 from plait_models.reading import find_files
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
-    from plait.engine_args import EngineArgs
+    from plait.engine_config import EngineConfig, ModelConfig
     from plait.engine_core import EngineCore
+    from plait.metrics import Metric
     from plait.new_request import NewRequest
     from plait.outputs import RequestOutput
     from plait.prompts import ParsedPrompt, Prompt
     from plait.tokenizer import Tokenizer
     from plait_sampling.params import SamplingParams
 
+_logger = logging.getLogger(__name__)
 
-class LLMEngine:
+
+class LLMEngine(NotServed):
     """The synchronous engine.
 
     Made by ``from_engine_args``; ``add_request`` queues, ``step`` advances everything that is
@@ -47,6 +56,8 @@ class LLMEngine:
         The model's defaults for sampling, and its end-of-sequence tokens.
     seed : int
         Of the seeds that requests without one get.
+    max_logprobs : int
+        Most logprobs that a request may ask for a token; -1 = the whole vocabulary.
 
     Examples
     --------
@@ -60,6 +71,8 @@ class LLMEngine:
                     print(output.outputs[0].text)
     """
 
+    engine_args: EngineArgs | None = None
+
     def __init__(
         self,
         core: EngineCore,
@@ -67,12 +80,14 @@ class LLMEngine:
         generation_config: Mapping[str, Any],
         *,
         seed: int = 0,
+        max_logprobs: int = -1,
     ) -> None:
         self.core = core
         self.tokenizer = tokenizer
         self.generation_config = generation_config
         self.eos_token_ids = eos_token_ids(tokenizer, generation_config)
         self.output_processor = OutputProcessor(tokenizer)
+        self.max_logprobs = max_logprobs
         self.torn = False
         self._encoder = tokenizer and TextEncoder(tokenizer, core.info.max_model_len)
         self._random = random.Random(seed)
@@ -80,17 +95,29 @@ class LLMEngine:
         self._lock = threading.RLock()
 
     @classmethod
-    def from_engine_args(cls, engine_args: EngineArgs, **keywords: Any) -> LLMEngine:
+    def from_engine_args(
+        cls,
+        engine_args: EngineArgs,
+        usage_context: object = None,
+        stat_loggers: Sequence[object] | None = None,
+        enable_multiprocessing: bool = False,
+    ) -> LLMEngine:
         """Load the model and make an engine.
 
         Parameters
         ----------
         engine_args : EngineArgs
-        **keywords
-            vLLM's ``usage_context`` and the like; without effect.
+        usage_context
+            vLLM's; without effect.
+        stat_loggers : Sequence | None
+            vLLM's; refused if there is one, as nothing would call it.
+        enable_multiprocessing : bool
+            vLLM's; without effect: the engine runs in this process.
 
         Raises
         ------
+        InputError
+            If ``engine_args`` are no ``EngineArgs``, or there are loggers.
         ModelError
             If the model cannot be found, downloaded or loaded.
         OutOfMemoryError
@@ -98,6 +125,7 @@ class LLMEngine:
         KernelError
             If the kernels asked for cannot be used.
         """
+        check_engine_args(engine_args, stat_loggers)
         args = local_args(engine_args)
         # A model that is missing is no matter of its tokenizer, which is loaded first.
         find_files(args.model, args.load_format)
@@ -106,9 +134,15 @@ class LLMEngine:
             tokenizer = load_tokenizer(
                 args.tokenizer or args.model, trust_remote_code=args.trust_remote_code
             )
-        generation_config = load_generation_config(args.model)
+        generation_config = load_generation_config(
+            args.model, args.generation_config, args.override_generation_config
+        )
         core = made_and_frozen(lambda: build_core(args))
-        return cls(core, tokenizer, generation_config, seed=args.seed)
+        engine = cls(
+            core, tokenizer, generation_config, seed=args.seed, max_logprobs=args.max_logprobs
+        )
+        engine.engine_args = engine_args
+        return engine
 
     def add_request(
         self,
@@ -161,7 +195,7 @@ class LLMEngine:
         """
         if isinstance(lora_request, LoRARequest):
             self.core.library()
-        maker = RequestMaker(self._encoder, self.core.info, self.eos_token_ids)
+        maker = RequestMaker(self._encoder, self.core.info, self.eos_token_ids, self.max_logprobs)
         return maker.make(request_id, prompt, params, arrival_time, lora_request, priority)
 
     def add_new(self, new: NewRequest) -> None:
@@ -334,3 +368,54 @@ class LLMEngine:
         """
         with self._lock, Transaction(self):
             return self.core.library().pin(lora_id)
+
+    def get_metrics(self) -> list[Metric]:
+        """Return what the engine counts, as it is now.
+
+        Returns
+        -------
+        list[Metric]
+            Requests that run and wait, tokens, use of the KV cache, the prefix cache, preemptions.
+        """
+        return snapshot(self.core.scheduler, self.model_config.served_model_name)
+
+    def do_log_stats(self) -> None:
+        """Write the metrics to the log, in one line."""
+        values = {m.name: m.value for m in self.get_metrics() if isinstance(m, Counter | Gauge)}
+        _logger.info("%s", ", ".join(f"{name}={value:g}" for name, value in values.items()))
+
+    def get_supported_tasks(self) -> tuple[str, ...]:
+        """Return what the engine does: it generates."""
+        return ("generate",)
+
+    @property
+    def vllm_config(self) -> EngineConfig:
+        """What the engine was made with, under vLLM's names."""
+        return engine_config(self.core, self.engine_args)
+
+    @property
+    def model_config(self) -> ModelConfig:
+        """The model and its limits."""
+        return self.vllm_config.model_config
+
+    def reset_mm_cache(self) -> None:
+        """Do nothing: there is no cache of pictures."""
+
+    def reset_encoder_cache(self) -> None:
+        """Do nothing: there is no encoder."""
+
+    def is_sleeping(self) -> bool:
+        """Return False: weights and KV cache are in place as long as the engine lives."""
+        return False
+
+    def sleep(self, level: int = 1, mode: str = "abort") -> NoReturn:
+        """Refuse: nothing runs but in ``step``."""
+        text = (
+            "sleep of an LLMEngine is not served: it runs nothing unless step() is called, and "
+            "weights and KV cache stay in memory as long as it lives"
+        )
+        raise InputError(text)
+
+    def wake_up(self, tags: Sequence[str] | None = None) -> bool:
+        """Return True: the engine is awake."""
+        return True

@@ -60,11 +60,14 @@ class RequestMaker:
         None: prompts are token ids.
     info : CoreInfo
     eos_token_ids : tuple[int, ...]
+    max_logprobs : int
+        Most logprobs that a request may ask for a token; -1 = the whole vocabulary.
     """
 
     encoder: TextEncoder | None
     info: CoreInfo
     eos_token_ids: tuple[int, ...]
+    max_logprobs: int = -1
 
     def make(
         self,
@@ -85,7 +88,7 @@ class RequestMaker:
             check_unicode("cache_salt", parsed.cache_salt)
         token_ids = self._token_ids(parsed)
         validate_token_ids(token_ids, self.info.vocab_size, self.info.max_model_len)
-        params.validate_tokens(self.info.vocab_size, self.eos_token_ids)
+        params.validate_tokens(self.info.vocab_size, self.eos_token_ids, self.max_logprobs)
         return NewRequest(
             request_id,
             parsed.text,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from plait.finish import fault_of, finish_of
 from plait.messages import CoreOutput, ErrorInfo
+from plait.metrics import SchedulerStats
 from plait.plan_builder import PlanBuilder
 from plait.request import Request, RequestState
 from plait_kernels.errors import PlaitError
@@ -78,6 +79,7 @@ class Scheduler:
         self.config = config
         self.pool = pool
         self.store = store
+        self.stats = SchedulerStats()
         self.requests: dict[str, Request] = {}
         self.waiting: list[Request] = []
         self.running: list[Request] = []
@@ -258,6 +260,9 @@ class Scheduler:
         request.num_remembered = len(cached)
         if request.num_cached_tokens is None:
             request.num_cached_tokens = num_cached
+            if self.pool.enable_caching and not request.wants_prompt_logprobs:
+                self.stats.prefix_cache_queries += request.prompt_length
+                self.stats.prefix_cache_hits += num_cached
         request.row = self._free_rows.pop()
         request.state = RequestState.RUNNING
         request.mark_scheduled()
@@ -292,6 +297,7 @@ class Scheduler:
         request.num_computed = request.num_pending = 0
         request.prompt_logprobs.clear()
         request.num_preemptions += 1
+        self.stats.preemptions += 1
         request.state = RequestState.WAITING_ADAPTER if request.mix else RequestState.WAITING
         bisect.insort(self.waiting, request, key=lambda r: r.sort_key)
 
@@ -339,6 +345,7 @@ class Scheduler:
         logprobs: TokenLogprobs | None,
         prompt_logprobs: TokenLogprobs | None,
     ) -> None:
+        self.stats.count_row(request, tokens)
         if prompt_logprobs is not None:
             request.prompt_logprobs.append(prompt_logprobs)
         request.num_pending -= bool(tokens)

@@ -33,8 +33,8 @@ def check_unicode(what: str, text: str) -> None:
         raise InputError(message) from None
 
 
-def encode(tokenizer: Tokenizer, text: str, *, add_special_tokens: bool = True) -> list[int]:
-    """Return the tokens of a text.
+def encoding(tokenizer: Tokenizer, text: str, **options: bool) -> dict[str, list[int]]:
+    """Return what a tokenizer makes of a text; the options are those of its call.
 
     Raises
     ------
@@ -43,11 +43,16 @@ def encode(tokenizer: Tokenizer, text: str, *, add_special_tokens: bool = True) 
     """
     check_unicode("the prompt", text)
     try:
-        ids: list[int] = tokenizer(text, add_special_tokens=add_special_tokens).input_ids
+        made: dict[str, list[int]] = tokenizer(text, **options)
     except Exception as error:  # whatever a tokenizer makes of text that anybody wrote
         message = f"the tokenizer cannot take the prompt: {type(error).__name__}: {error}"
         raise InputError(message[:500]) from error
-    return ids
+    return made
+
+
+def encode(tokenizer: Tokenizer, text: str, *, add_special_tokens: bool = True) -> list[int]:
+    """Return the tokens of a text; errors are those of ``encoding``."""
+    return encoding(tokenizer, text, add_special_tokens=add_special_tokens)["input_ids"]
 
 
 class TextEncoder:
