@@ -237,7 +237,10 @@ def test_configs_name_both_ops_in_every_bucket() -> None:
 
 
 def test_a_table_gives_the_decode_kernels() -> None:
-    kernels = {"apply_penalties": lambda logits, batch: None, "sample": lambda logits, batch: 7}
+    kernels = {
+        "apply_penalties": lambda logits, batch: None,
+        "sample": lambda logits, batch: torch.tensor([7]),
+    }
 
     class Table:
         def bind(self, op: str, dtype: str, **params: Any) -> tuple[Any, ...]:
@@ -254,7 +257,7 @@ def test_a_table_gives_the_decode_kernels() -> None:
         prompt_length=torch.ones(1, dtype=torch.int32),
         length=np.array([1]),
     )
-    assert output.token_ids == 7
+    assert output.token_ids.tolist() == [7]
 
 
 EXTREMES: dict[str, list[Any]] = {
