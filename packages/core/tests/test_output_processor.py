@@ -68,6 +68,9 @@ class Front(OutputProcessor):
         super().__init__(tokenizer)
         self.told: Counter[str] = Counter()
 
+    def admit(self, *request: Any) -> None:
+        self.add(self.make(*request))
+
     def step(self, outputs: Sequence[CoreOutput]) -> Step:
         numbered = [replace(output, start=self.told[output.request_id]) for output in outputs]
         aborts = self.process(numbered)
@@ -87,7 +90,7 @@ def add(processor: Front, request_id: str = "r", **keywords: Any) -> list[str]:
     children = [request_id]
     if params.n > 1:
         children = [f"{i}_{request_id}" for i in range(params.n)]
-    processor.add(request_id, children, "prompt", PROMPT, params, None, 5.0)
+    processor.admit(request_id, children, "prompt", PROMPT, params, None, 5.0)
     return children
 
 
@@ -291,7 +294,7 @@ def test_logprobs_have_the_token_first_and_ranks(processor: Front) -> None:
 
 def test_a_prompt_of_one_token_has_one_empty_entry(processor: Front) -> None:
     params = SamplingParams(prompt_logprobs=1)
-    processor.add("r", ["r"], None, [4], params, None, 0.0)
+    processor.admit("r", ["r"], None, [4], params, None, 0.0)
     assert one(processor, *ids_of("a")).prompt_logprobs == [None]
 
 
@@ -346,7 +349,7 @@ def test_ids_are_unique_among_the_unfinished(processor: Front) -> None:
     add(processor, "r", n=2)
     with pytest.raises(InputError, match="'r' is in use"):
         add(processor, "r")
-    processor.add("1_r", ["other"], None, [4], SamplingParams(), None, 0.0)
+    processor.admit("1_r", ["other"], None, [4], SamplingParams(), None, 0.0)
     assert processor.abort("r")[0] == ["0_r", "1_r"]
     add(processor, "r")
     assert processor.abort("unknown") == ([], None)

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 P = TypeVar("P", bound="argparse.ArgumentParser")
 
-DEFAULT_MAX_NUM_SEQS = 256
-DEFAULT_MAX_NUM_BATCHED_TOKENS = 2048
 
 _LARGEST = 2**31 - 1
 """Of numbers that tables on the device hold."""
@@ -182,8 +180,8 @@ class EngineArgs:
     override_generation_config: dict[str, Any] | None = None
     seed: int = 0
     max_model_len: int | None = None
-    max_num_seqs: int = DEFAULT_MAX_NUM_SEQS
-    max_num_batched_tokens: int = DEFAULT_MAX_NUM_BATCHED_TOKENS
+    max_num_seqs: int = 256
+    max_num_batched_tokens: int = 2048
     max_logprobs: int = -1
     block_size: int = 16
     enable_prefix_caching: bool = True
@@ -219,8 +217,8 @@ class EngineArgs:
         override_generation_config: dict[str, Any] | None = None,
         seed: int = 0,
         max_model_len: int | str | None = None,
-        max_num_seqs: int = DEFAULT_MAX_NUM_SEQS,
-        max_num_batched_tokens: int = DEFAULT_MAX_NUM_BATCHED_TOKENS,
+        max_num_seqs: int = 256,
+        max_num_batched_tokens: int = 2048,
         max_logprobs: int = -1,
         block_size: int = 16,
         enable_prefix_caching: bool = True,

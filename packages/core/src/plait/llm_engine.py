@@ -202,9 +202,17 @@ class LLMEngine(NotServed):
         """Queue a request that ``check_request`` made: all of it, or nothing after an error."""
         with self._lock, Transaction(self):
             params = new.params
-            self.output_processor.check(new.request_id, params)
-            seed = self._random.getrandbits(62) if params.seed is None else params.seed
             children = [str(next(self._core_ids)) for _ in range(params.n)]
+            request = self.output_processor.make(
+                new.request_id,
+                children,
+                new.text,
+                new.token_ids,
+                params,
+                new.lora_request,
+                new.arrival_time,
+            )
+            seed = self._random.getrandbits(62) if params.seed is None else params.seed
             for i, child in enumerate(children):
                 message = CoreRequest(
                     request_id=child,
@@ -219,15 +227,7 @@ class LLMEngine(NotServed):
                 )
                 self.core.add(message)
             # Last, and in one go: what the front does not expect, nobody has asked for.
-            self.output_processor.add(
-                new.request_id,
-                children,
-                new.text,
-                new.token_ids,
-                params,
-                new.lora_request,
-                new.arrival_time,
-            )
+            self.output_processor.add(request)
 
     def step(self) -> list[RequestOutput]:
         """Advance every request by one step.

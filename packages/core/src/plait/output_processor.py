@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class _Request:
+class FrontRequest:
     """A request and the state of its children."""
 
     request_id: str
@@ -55,7 +55,7 @@ class _Delivery:
     """Outputs on their way to the caller, and the requests that do not know yet."""
 
     outputs: list[RequestOutput]
-    unmarked: list[_Request] = field(default_factory=list)
+    unmarked: list[FrontRequest] = field(default_factory=list)
 
 
 class OutputProcessor:
@@ -74,35 +74,13 @@ class OutputProcessor:
     def __init__(self, tokenizer: Tokenizer | None) -> None:
         self._decoder = None if tokenizer is None else TokenDecoder(tokenizer)
         # The truth: who is here. What follows from it is worked out again by ``mend``.
-        self._requests: dict[str, _Request] = {}
-        self._parents: dict[str, _Request] = {}
-        self._changed: dict[str, _Request] = {}
+        self._requests: dict[str, FrontRequest] = {}
+        self._parents: dict[str, FrontRequest] = {}
+        self._changed: dict[str, FrontRequest] = {}
         # At most one entry: a dictionary gives it up in one go.
         self._box: dict[str, _Delivery] = {}
 
-    def check(self, request_id: str, params: SamplingParams) -> None:
-        """Say whether a request can be added.
-
-        Raises
-        ------
-        InputError
-            The id is in use, or there are stop strings and no tokenizer.
-        """
-        if request_id in self._requests or request_id in self._untold_ends():
-            message = (
-                f"request id {reprlib.repr(request_id)} is in use by an unfinished request; "
-                "allowed: an id that no unfinished request has. Choose another, or wait."
-            )
-            raise InputError(message)
-        if params.stop and self._decoder is None:
-            stop = reprlib.repr(list(params.stop))
-            message = (
-                f"stop={stop} needs a tokenizer and the engine has none; "
-                "use stop_token_ids, or make the engine with skip_tokenizer_init=False."
-            )
-            raise InputError(message)
-
-    def add(
+    def make(
         self,
         request_id: str,
         children: Sequence[str],
@@ -111,8 +89,8 @@ class OutputProcessor:
         params: SamplingParams,
         lora_request: LoRARequest | None,
         arrival_time: float,
-    ) -> None:
-        """Expect outputs of a request: all of it, or nothing after an error.
+    ) -> FrontRequest:
+        """Make the front's half of a request, for ``add``. Nothing changes yet.
 
         Parameters
         ----------
@@ -130,15 +108,30 @@ class OutputProcessor:
         Raises
         ------
         InputError
-            As ``check`` says.
+            The id is in use, there are stop strings and no tokenizer, or no text can be made.
         """
-        self.check(request_id, params)
+        if request_id in self._requests or request_id in self._untold_ends():
+            message = (
+                f"request id {reprlib.repr(request_id)} is in use by an unfinished request; "
+                "allowed: an id that no unfinished request has. Choose another, or wait."
+            )
+            raise InputError(message)
+        if params.stop and self._decoder is None:
+            stop = reprlib.repr(list(params.stop))
+            message = (
+                f"stop={stop} needs a tokenizer and the engine has none; "
+                "use stop_token_ids, or make the engine with skip_tokenizer_init=False."
+            )
+            raise InputError(message)
         decoder = self._decoder if params.detokenize else None
-        states = {
-            name: CompletionState(index, params, decoder, prompt_token_ids, lora_request)
-            for index, name in enumerate(children)
-        }
-        request = _Request(
+        try:
+            states = {
+                name: CompletionState(index, params, decoder, prompt_token_ids, lora_request)
+                for index, name in enumerate(children)
+            }
+        except Exception as error:  # whatever the tokenizer makes of the prompt's last tokens
+            raise _no_text(error).to_error() from error
+        request = FrontRequest(
             request_id,
             prompt,
             list(prompt_token_ids),
@@ -149,8 +142,13 @@ class OutputProcessor:
         )
         if params.prompt_logprobs is not None and len(request.prompt_token_ids) == 1:
             request.prompt_logprobs = [None]
-        self._parents.update(dict.fromkeys(children, request))
-        self._requests[request_id] = request
+        return request
+
+    def add(self, request: FrontRequest) -> None:
+        """Expect outputs of a request."""
+        self._parents.update(dict.fromkeys(request.children, request))
+        # Last: from this one the other is worked out again.
+        self._requests[request.request_id] = request
 
     def process(self, outputs: Sequence[CoreOutput]) -> list[str]:
         """Take what the core tells; ``let_out`` makes outputs of it.
@@ -271,14 +269,13 @@ class OutputProcessor:
         else:
             self._box.pop("next", None)
 
-    def _take_or_fail(self, request: _Request, output: CoreOutput) -> list[str]:
+    def _take_or_fail(self, request: FrontRequest, output: CoreOutput) -> list[str]:
         try:
             return self._take(request, output)
         except Exception as error:  # whatever the tokenizer makes of a request's own tokens
-            fault = ErrorInfo.of_fault(error, "the output cannot be made into text", InputError)
-            return self._fail(request, fault.to_error())
+            return self._fail(request, _no_text(error).to_error())
 
-    def _take(self, request: _Request, output: CoreOutput) -> list[str]:
+    def _take(self, request: FrontRequest, output: CoreOutput) -> list[str]:
         child = request.children[output.request_id]
         if output.events is not None:
             request.events[output.request_id] = output.events
@@ -292,7 +289,7 @@ class OutputProcessor:
             return [name for name in failed if name != output.request_id]
         return [output.request_id] if child.take(output) else []
 
-    def _fail(self, request: _Request, error: PlaitError) -> list[str]:
+    def _fail(self, request: FrontRequest, error: PlaitError) -> list[str]:
         """End a request; return the children that were running."""
         request.error = error
         running = request.unfinished_children()
@@ -300,7 +297,7 @@ class OutputProcessor:
             _end(request.children[name], "error")
         return running
 
-    def _make_output(self, request: _Request, *, last: bool = False) -> RequestOutput | None:
+    def _make_output(self, request: FrontRequest, *, last: bool = False) -> RequestOutput | None:
         kind = request.params.output_kind
         finished = request.finished
         if kind is RequestOutputKind.FINAL_ONLY and not finished:
@@ -325,7 +322,7 @@ class OutputProcessor:
             error=request.error,
         )
 
-    def _forget(self, request: _Request) -> None:
+    def _forget(self, request: FrontRequest) -> None:
         if self._requests.get(request.request_id) is request:
             del self._requests[request.request_id]
         self._changed.pop(request.request_id, None)
@@ -336,6 +333,10 @@ class OutputProcessor:
 _NOTHING = _Delivery([])
 
 
+def _no_text(error: Exception) -> ErrorInfo:
+    return ErrorInfo.of_fault(error, "the tokens cannot be made into text", InputError)
+
+
 def _end(child: CompletionState, reason: str) -> None:
     try:
         child.end(reason)
@@ -343,7 +344,7 @@ def _end(child: CompletionState, reason: str) -> None:
         child.cut(reason)
 
 
-def _metrics(request: _Request) -> RequestMetrics:
+def _metrics(request: FrontRequest) -> RequestMetrics:
     tokens = sum(len(child.token_ids) for child in request.children.values())
     events = list(request.events.values())
     if not events:
