@@ -299,3 +299,13 @@ def test_a_program_that_counts(printed: dict[str, list[str]]) -> None:
     found = re.findall(r"vllm:prefix_cache_hits \(counter\) = (\d+)", "\n".join(metrics))
     assert len(found) == 1
     assert int(found[0]) >= 3 * 16
+
+
+def test_what_the_page_says_of_it_runs(
+    tiny: Path, adapter: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (HERE.parent / "docs" / "how-to" / "run-a-vllm-program.md").read_text()
+    (code,) = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    code = code.replace("path/to/model", str(tiny)).replace("path/to/adapter", str(adapter))
+    exec(code.replace("max_model_len=1024", "max_model_len=256"), {"__name__": "page"})
+    assert capsys.readouterr().out.strip()
