@@ -52,8 +52,9 @@ def test_plait_is_the_same_under_every_name() -> None:
 
 
 def test_errors_of_bad_requests_are_caught_under_vllms_names() -> None:
-    from plait_kernels.errors import AdapterError, InputError, ModelError, RequestsFailed
     from plait_vllm.exceptions import VLLMError, VLLMValidationError
+
+    from plait_kernels.errors import AdapterError, InputError, ModelError, RequestsFailed
 
     # One bad prompt of several raises RequestsFailed, where vLLM raises this one.
     for kind in (InputError, AdapterError, ModelError, RequestsFailed):
