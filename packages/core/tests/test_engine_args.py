@@ -37,7 +37,7 @@ NO_COUNT: list[Any] = [
 ]
 NO_FLAG: list[Any] = [0, 1, "false", "yes", math.nan]
 NO_TEXT: list[Any] = ["", "a\0b", "\ud800", 7, True, b"x", ["x"], "x" * 10_000_000]
-NO_DTYPE: list[Any] = ["int8", "fp8", 7, "", "x" * 10_000_000, torch.int8]
+NO_DTYPE: list[Any] = [HUGE, {1: HUGE}, "int8", "fp8", 7, "", "x" * 10_000_000, torch.int8]
 
 WRONG: dict[str, list[Any]] = {
     "model": [None, *NO_TEXT],
