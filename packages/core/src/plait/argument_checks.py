@@ -111,7 +111,9 @@ def token(name: str, value: Any) -> str | bool:
 
 def dtype(name: str, value: Any) -> str:
     """Accept a dtype of torch or its name."""
-    kept = str(value).removeprefix("torch.") if len(shown(value)) < 40 else ""
+    # By its module, as torch takes long to import.
+    named = isinstance(value, str) or type(value).__module__ == "torch"
+    kept = str(value)[:40].removeprefix("torch.") if named else ""
     if kept not in DTYPES:
         message = f"{name}={shown(value)} is not one of {', '.join(map(repr, DTYPES))}"
         raise InputError(message)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -75,7 +75,8 @@ _CHECKS: Mapping[str, Check] = MappingProxyType(
 class EngineArgs:
     """Arguments of an engine.
 
-    None stands for the default of every argument. NumPy's numbers are as good as Python's; a bool
+    Every value is checked when it is set, at construction and afterwards. None stands for the
+    default of every argument. NumPy's numbers are as good as Python's; a bool
     is no number. Any other keyword of vLLM's is accepted without effect or refused with the reason;
     an unknown one is an ``InputError`` that names the nearest known.
 
@@ -238,10 +239,29 @@ class EngineArgs:
         **others: Any,
     ) -> None:
         given = dict(locals())
-        honoured = [f.name for f in fields(self)]
-        check_others(others, honoured)
-        for name in honoured:
-            self._set(name, given[name])
+        check_others(others, _CHECKS)
+        for name in _CHECKS:
+            setattr(self, name, given[name])
+        self.validate()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in _CHECKS:
+            check_others({name: value}, _CHECKS)
+        elif name == "model" or value is not None:
+            value = _CHECKS[name](name, value)
+        else:
+            value = getattr(type(self), name)
+        super().__setattr__(name, value)
+
+    def validate(self) -> None:
+        """Check the arguments against each other.
+
+        Raises
+        ------
+        InputError
+            Another dtype of the KV cache than of the model, or fewer adapters in host memory than
+            on the device.
+        """
         if "auto" not in (self.dtype, self.kv_cache_dtype) and self.dtype != self.kv_cache_dtype:
             raise another_kv_dtype(self.kv_cache_dtype, self.dtype)
         if self.max_loras and self.max_cpu_loras and self.max_cpu_loras < self.max_loras:
@@ -250,13 +270,6 @@ class EngineArgs:
                 "every adapter on the device also has its copy on the host; raise max_cpu_loras"
             )
             raise InputError(text)
-
-    def _set(self, name: str, value: Any) -> None:
-        if value is None and name != "model":
-            value = getattr(type(self), name)
-        setattr(
-            self, name, None if value is None and name != "model" else _CHECKS[name](name, value)
-        )
 
     @classmethod
     def add_cli_args(cls, parser: P) -> P:
@@ -329,6 +342,7 @@ def check_engine_args(engine_args: object, stat_loggers: object = None) -> None:
     if not isinstance(engine_args, EngineArgs):
         text = f"engine_args must be EngineArgs, got {shown(engine_args)}: write EngineArgs(model)"
         raise InputError(text)
+    engine_args.validate()
     if not asks_for_nothing(stat_loggers):
         text = "stat_loggers are refused: nothing here calls them; leave them out"
         raise InputError(text)
