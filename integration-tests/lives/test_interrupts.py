@@ -15,7 +15,7 @@ import pytest
 
 import plait
 import plait_lora
-from plait import EngineArgs, RequestOutput, RequestOutputKind, SamplingParams
+from plait import RequestOutput, RequestOutputKind, SamplingParams
 from plait.llm_engine import LLMEngine
 from plait_kernels.errors import InputError
 
@@ -184,8 +184,8 @@ def live(scene: Scene) -> None:
 
 
 @pytest.fixture(scope="module")
-def engine(engine_args: Callable[..., EngineArgs]) -> LLMEngine:
-    return LLMEngine.from_engine_args(engine_args())
+def engine(make_engine: Callable[[], LLMEngine]) -> LLMEngine:
+    return make_engine()
 
 
 def places_of(engine: LLMEngine, world: Any) -> list[tuple[Place, int]]:
