@@ -107,6 +107,12 @@ def given_options(args: argparse.Namespace, cls: type[EngineArgs]) -> dict[str, 
     return given
 
 
+def asking_for_nothing(name: str) -> Any:
+    """Return the value of one of vLLM's other keywords that asks for nothing."""
+    rule = RULES[name]
+    return rule.neutral[0] if isinstance(rule, Refused) and rule.neutral else None
+
+
 def descriptions(cls: type) -> dict[str, str]:
     """Read what the NumPy docstring of a class, or of its base, says of each parameter.
 
@@ -133,7 +139,7 @@ def _option(name: str) -> str:
 
 
 def _add_hidden(parser: argparse.ArgumentParser, name: str) -> None:
-    """Add an option that is on the namespace only where it is given, and not in the help."""
+    """Add an option that is not in the help, and asks for nothing unless it is given."""
     rule = RULES[name]
     is_flag = (isinstance(rule, WithoutEffect) and rule.kind is bool) or (
         isinstance(rule, Refused) and rule.neutral == (False,)
@@ -141,6 +147,6 @@ def _add_hidden(parser: argparse.ArgumentParser, name: str) -> None:
     kind: dict[str, Any] = (
         {"action": argparse.BooleanOptionalAction} if is_flag else {"type": _literal}
     )
-    parser.add_argument(
-        _option(name), dest=name, default=argparse.SUPPRESS, help=argparse.SUPPRESS, **kind
-    )
+    # Programs read some of them, and hand all that the namespace holds to LLM.
+    default = asking_for_nothing(name)
+    parser.add_argument(_option(name), dest=name, default=default, help=argparse.SUPPRESS, **kind)

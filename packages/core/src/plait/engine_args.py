@@ -7,7 +7,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from plait import argument_checks as checks
-from plait.argument_options import add_options, given_options
+from plait.argument_options import add_options, asking_for_nothing, given_options
+from plait.keyword_tables import RULES
 from plait.keywords import check_others
 from plait_kernels.arguments import asks_for_nothing, shown
 from plait_kernels.errors import InputError
@@ -252,6 +253,13 @@ class EngineArgs:
         else:
             value = getattr(type(self), name)
         super().__setattr__(name, value)
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what vLLM's other keywords say here: nothing, as others are refused."""
+        if name not in RULES:
+            text = f"{type(self).__name__!r} object has no attribute {name!r}"
+            raise AttributeError(text, name=name, obj=self)
+        return asking_for_nothing(name)
 
     def validate(self) -> None:
         """Check the arguments against each other.
