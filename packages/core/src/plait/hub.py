@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from plait_kernels.errors import AdapterError, InputError, ModelError
 from plait_lora.files import CONFIG_NAME, PICKLE_NAME, WEIGHTS_NAME
 from plait_lora.locations import is_hub_id
+from plait_models.hints import ADAPTER_CONFIG, is_adapter, tell_adapter
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -146,8 +147,10 @@ class Hub:
         weights = () if load_format == "dummy" else _WEIGHT_FILES
         if load_format == "gguf":
             raise self._without_weights(found.repo_id, revision, where)
-        wanted = (_CONFIG, _GENERATION_CONFIG, *weights, *_TOKENIZER_FILES, *code)
+        wanted = (_CONFIG, _GENERATION_CONFIG, ADAPTER_CONFIG, *weights, *_TOKENIZER_FILES, *code)
         root = self._snapshot(found.repo_id, revision, wanted, where, ModelError)
+        if is_adapter(root):
+            raise ModelError(tell_adapter(root, found.repo_id))
         if not (_holds(root, [_CONFIG]) and (load_format == "dummy" or _holds(root, weights))):
             raise self._without_weights(found.repo_id, root.name, where)
         return str(root)
