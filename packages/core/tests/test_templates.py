@@ -360,14 +360,15 @@ def test_arguments_as_text_are_those_as_objects(
 ) -> None:
     text = json.dumps(ARGUMENTS, ensure_ascii=ensure_ascii)
     call = {"id": "1", "type": "function", "function": {"name": "get_weather", "arguments": text}}
+    talk: list[dict[str, Any]]
     talk = [USER, {"role": "assistant", "content": None, "tool_calls": [call]}]
     plain = deepcopy(talk)
-    plain[1]["tool_calls"][0]["function"]["arguments"] = ARGUMENTS  # type: ignore[index]
+    plain[1]["tool_calls"][0]["function"]["arguments"] = ARGUMENTS
     expected = tokenizer.apply_chat_template(
         plain, chat_template=TEMPLATES[name], tokenize=False, add_generation_prompt=True
     )
     assert ChatTemplate(tokenizer, TEMPLATES[name]).render(talk).text == expected
-    assert talk[1]["tool_calls"][0]["function"]["arguments"] == text  # type: ignore[index]
+    assert talk[1]["tool_calls"][0]["function"]["arguments"] == text
 
 
 @pytest.mark.parametrize(
