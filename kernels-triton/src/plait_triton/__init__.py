@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from plait_kernels.config import OpConfig
     from plait_kernels.device import Device
 
+__version__ = "0.1.0"
+
 __all__ = ["plait_kernel_backend"]
 
 OPS: Final = (

@@ -425,3 +425,18 @@ def test_forms_of_text_parts(tokenizer: Any) -> None:
     ]
     template = ChatTemplate(tokenizer, "{{ messages[0].content }}")
     assert template.render([{"role": "assistant", "content": parts}]).text == "a\nb\nc\nd"
+
+
+def test_a_message_in_parts_is_continued(tokenizer: Any) -> None:
+    template = (
+        "{% for m in messages %}{% for p in m.content %}<{{ p.text }}>{% endfor %}{% endfor %}"
+    )
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "It is"}]
+    talk = [USER | {"content": [{"type": "text", "text": "x"}]}]
+    talk.append({"role": "assistant", "content": parts})
+    options: dict[str, Any] = {"add_generation_prompt": False, "continue_final_message": True}
+    expected = tokenizer.apply_chat_template(
+        deepcopy(talk), chat_template=template, tokenize=False, **options
+    )
+    made = ChatTemplate(tokenizer, template, content_format="openai", **options)
+    assert made.render(talk).text == expected == "<x><a><It is"

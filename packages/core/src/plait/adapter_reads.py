@@ -5,8 +5,11 @@ from __future__ import annotations
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING
 
+from plait.messages import ErrorInfo
+from plait_kernels.errors import AdapterError, PlaitError
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
+    from collections.abc import Callable, Collection, Hashable
     from concurrent.futures import Future
 
     from plait_lora.reader import ReadAdapter
@@ -14,6 +17,11 @@ if TYPE_CHECKING:
 
 _THREADS = 4
 """Reads at the same time: a disk and a hash of its bytes are about as fast as each other."""
+
+
+def adapter_error(error: BaseException) -> PlaitError:
+    """Return an error of plait for whatever the files of an adapter raised."""
+    return ErrorInfo.of_fault(error, "the adapter cannot be read", AdapterError).to_error()
 
 
 class AdapterReads:
@@ -52,17 +60,30 @@ class AdapterReads:
         Raises
         ------
         AdapterError
-            That of the read.
+            That of the read, or for whatever else came of the files.
         """
         if not self._under_way[waiting].done():
             return None
-        return self._under_way.pop(waiting).result()
+        read = self._under_way.pop(waiting)
+        error = read.exception()
+        if error is not None:
+            raise adapter_error(error) from error
+        return read.result()
 
     def drop(self, waiting: Hashable) -> None:
         """Forget a read, if there is one; one that has not begun never will."""
         read = self._under_way.pop(waiting, None)
         if read is not None:
             read.cancel()
+
+    def keep_only(self, waiting: Collection[Hashable]) -> None:
+        """Forget the reads that others wait for."""
+        for other in [one for one in self._under_way if one not in waiting]:
+            self.drop(other)
+
+    def waiting(self) -> list[Hashable]:
+        """Return who waits for a read."""
+        return list(self._under_way)
 
     def wait(self, seconds: float) -> None:
         """Wait until a read is done, if one is under way, but no longer than ``seconds``."""

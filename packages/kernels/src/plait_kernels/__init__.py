@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from plait_kernels.table import Candidate, Choice, KernelTable
     from plait_kernels.weights import DenseWeight
 
+__version__ = "0.1.0"
+
 __all__ = [
     "API_VERSION",
     "BUCKETS",

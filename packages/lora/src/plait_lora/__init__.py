@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from plait_lora.store import AdapterStore
     from plait_lora.weights import DenseWeights, ModuleWeights
 
+__version__ = "0.1.0"
+
 __all__ = [
     "BASE_MIX",
     "Adapter",

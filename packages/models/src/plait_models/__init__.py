@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from plait_models.model import Model, ModelInfo, StepInputs
     from plait_models.reading import read_config
 
+__version__ = "0.1.0"
+
 __all__ = [
     "ARCHITECTURES",
     "BuildKernels",

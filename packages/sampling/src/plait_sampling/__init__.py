@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from plait_sampling.sampler import Sampler, SamplerOutput, sampling_configs
     from plait_sampling.token_logprobs import TokenLogprobs
 
+__version__ = "0.1.0"
+
 __all__ = [
     "LogprobsDownload",
     "RequestOutputKind",

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from plait_testing.conformance import KernelConformance
     from plait_testing.departures import Narrowing, deviation
 
+__version__ = "0.1.0"
+
 __all__ = ["KernelConformance", "Narrowing", "deviation"]
 
 
