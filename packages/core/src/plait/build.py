@@ -263,6 +263,7 @@ def _adapters(
         max_cpu_loras=args.max_cpu_loras,
         served_groups=SERVED_GROUPS,
         chunk_bytes=memory.chunk_bytes,
+        num_chunks=memory.num_chunks,
         tile_rows=tile_rows,
         base_weight=model.base_weight,
         target_modules=args.lora_target_modules,

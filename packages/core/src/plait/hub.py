@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from plait_kernels.errors import AdapterError, InputError, ModelError
-from plait_lora.files import CONFIG_NAME, PICKLE_NAME, WEIGHTS_NAME
+from plait_lora.adapter_directory import CONFIG_NAME, PICKLE_NAME, WEIGHTS_NAME
 from plait_lora.locations import is_hub_id
 
 if TYPE_CHECKING:
