@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 import shutil
+import signal
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -237,3 +241,28 @@ def test_adapters_are_added_while_an_asynchronous_engine_runs(
         engine.shutdown()
 
     asyncio.run(serve())
+
+
+def test_a_forked_process_reads_new_adapters(
+    make: Callable[..., LLM], handle: LoRARequest, save_tiny_adapter: Callable[..., Path]
+) -> None:
+    llm, new = make(), LoRARequest("b", 2, str(save_tiny_adapter(seed=2)))
+    llm.generate([PROMPT], GREEDY, lora_request=handle, use_tqdm=False)  # threads and all
+    reading, writing = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # this process has threads: the point
+        child = os.fork()
+    if child == 0:
+        signal.alarm(60)
+        try:
+            outputs = llm.generate([PROMPT], GREEDY, lora_request=new, use_tqdm=False)
+            os.write(writing, json.dumps(outputs[0].outputs[0].token_ids).encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with open(reading, "rb") as pipe:
+        answer = pipe.read()
+    os.waitpid(child, 0)
+    wanted = make().generate([PROMPT], GREEDY, lora_request=new, use_tqdm=False)[0]
+    assert answer, "the child hangs or fails"
+    assert json.loads(answer) == wanted.outputs[0].token_ids

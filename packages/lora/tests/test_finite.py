@@ -24,7 +24,8 @@ def tensors(a: float = 1.0, b: float = 1.0) -> dict[str, torch.Tensor]:
 def result(config: dict[str, Any], weights: dict[str, torch.Tensor]) -> torch.Tensor:
     """What PEFT adds for an input of ones: (x · Aᵀ · Bᵀ) · alpha / r, in float32."""
     scale = config.get("lora_alpha", 8) / 4
-    return torch.ones(16) @ weights[A].T @ weights[B].T * scale
+    found: torch.Tensor = torch.ones(16) @ weights[A].T @ weights[B].T * scale
+    return found
 
 
 OVERFLOWS: dict[str, tuple[dict[str, Any], dict[str, torch.Tensor], str]] = {
