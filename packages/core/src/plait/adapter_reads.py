@@ -7,11 +7,12 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from plait_kernels.errors import AdapterError
+from plait.messages import ErrorInfo
+from plait_kernels.errors import AdapterError, PlaitError
 from plait_lora.shown import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
+    from collections.abc import Callable, Collection, Hashable
     from concurrent.futures import Future
 
     from plait_lora.reader import ReadAdapter
@@ -25,6 +26,11 @@ _THREADS = 4
 class _Read:
     handle: LoRARequest
     result: Future[ReadAdapter]
+
+
+def adapter_error(error: BaseException) -> PlaitError:
+    """Return an error of plait for whatever the files of an adapter raised."""
+    return ErrorInfo.of_fault(error, "the adapter cannot be read", AdapterError).to_error()
 
 
 class AdapterReads:
@@ -69,18 +75,31 @@ class AdapterReads:
         Raises
         ------
         AdapterError
-            That of the read.
+            That of the read, or for whatever else came of the files.
         """
         self._begin_again_after_fork()
         if not self._under_way[waiting].result.done():
             return None
-        return self._under_way.pop(waiting).result.result()
+        read = self._under_way.pop(waiting).result
+        error = read.exception()
+        if error is not None:
+            raise adapter_error(error) from error
+        return read.result()
 
     def drop(self, waiting: Hashable) -> None:
         """Forget a read, if there is one; one that has not begun never will."""
         read = self._under_way.pop(waiting, None)
         if read is not None and self._process == os.getpid():
             read.result.cancel()
+
+    def keep_only(self, waiting: Collection[Hashable]) -> None:
+        """Forget the reads that others wait for."""
+        for other in [one for one in self._under_way if one not in waiting]:
+            self.drop(other)
+
+    def waiting(self) -> list[Hashable]:
+        """Return who waits for a read."""
+        return list(self._under_way)
 
     def wait(self, seconds: float) -> None:
         """Wait until a read is done, if one is under way, but no longer than ``seconds``."""

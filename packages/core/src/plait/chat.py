@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from plait.prompts import ParsedPrompt
+from plait.text_encoder import encode
 from plait_kernels.errors import InputError
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ class ChatTemplate:
         What the model may call, as JSON schemas or as functions with annotations and docstring.
     chat_template_kwargs : Mapping[str, Any] | None
         More variables for the template.
+    content_format : str
+        What the template sees of a content: "string", and "auto", a text; "openai" a list of parts.
 
     Raises
     ------
@@ -55,7 +58,14 @@ class ChatTemplate:
         continue_final_message: bool = False,
         tools: Sequence[dict[str, Any] | Callable[..., Any]] | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
+        content_format: str = "auto",
     ) -> None:
+        if content_format not in ("auto", "string", "openai"):
+            text = (
+                "chat_template_content_format must be 'auto', 'string' or 'openai', got "
+                f"{content_format!r:.80}"
+            )
+            raise InputError(text)
         if add_generation_prompt and continue_final_message:
             text = (
                 "add_generation_prompt and continue_final_message are both True: a prompt ends "
@@ -84,6 +94,7 @@ class ChatTemplate:
                 f"leave it out (keywords of chat: {', '.join(own)})"
             )
             raise InputError(text)
+        self._in_parts = content_format == "openai"
         self._tokenizer = tokenizer
         self._options = own | variables
 
@@ -96,6 +107,9 @@ class ChatTemplate:
             If the conversation is empty, a message has another form, or the template refuses it.
         """
         messages = _checked(conversation)
+        if self._in_parts:
+            contents = [message.get("content") for message in conversation]
+            messages = [m | _parts(content) for m, content in zip(messages, contents, strict=True)]
         try:
             text: str = self._tokenizer.apply_chat_template(
                 messages, tokenize=False, **self._options
@@ -108,8 +122,7 @@ class ChatTemplate:
             )
             raise InputError(message) from error
         # The template has written every special token itself.
-        ids: list[int] = self._tokenizer(text, add_special_tokens=False).input_ids
-        return ParsedPrompt(text, ids)
+        return ParsedPrompt(text, encode(self._tokenizer, text, add_special_tokens=False))
 
 
 def split_conversations(messages: Conversation | Sequence[Conversation]) -> list[Any]:
@@ -169,6 +182,14 @@ def _part(place: int, part: Any) -> str:
         )
         raise InputError(text)
     return str(part["text"])
+
+
+def _parts(content: Any) -> dict[str, Any]:
+    """Return a content that was checked as a list of parts."""
+    if content is None:
+        return {}
+    texts = [content] if isinstance(content, str) else [part["text"] for part in content]
+    return {"content": [{"type": "text", "text": text} for text in texts]}
 
 
 def _is_list(value: Any) -> bool:

@@ -55,3 +55,8 @@ class RequestsFailed(PlaitError, ValueError):
         super().__init__(message)
         self.errors = errors
         self.outputs = outputs
+
+    def __reduce__(
+        self,
+    ) -> tuple[type[RequestsFailed], tuple[str, dict[int, PlaitError], list[object]]]:
+        return type(self), (str(self), self.errors, self.outputs)

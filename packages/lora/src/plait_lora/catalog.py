@@ -288,6 +288,19 @@ class AdapterCatalog:
         self._tier.drop(key)
         self._free_if_unnamed(key)
 
+    def mend(self, held: Iterable[AdapterKey]) -> None:
+        """Make the books whole after a call that was broken off, wherever that was.
+
+        Parameters
+        ----------
+        held : Iterable[AdapterKey]
+            One for each hold that its owner knows of; there are no others afterwards.
+        """
+        self._handles.mend()
+        self._tier.mend_holds(held)
+        for key in self.resident():
+            self._free_if_unnamed(key)
+
     def remove(self, adapter_id: int) -> bool:
         """Forget an id, with its pin; return whether it was known.
 
@@ -305,6 +318,10 @@ class AdapterCatalog:
         An adapter that is out of host memory at the moment stays from its next ``resolve`` on.
         """
         return self._handles.pin(adapter_id)
+
+    def pinned(self) -> set[int]:
+        """Return the ids that are pinned."""
+        return self._handles.pinned()
 
     def key_of(self, adapter_id: int) -> AdapterKey | None:
         """Return the key that an id names, None if the id is not known."""

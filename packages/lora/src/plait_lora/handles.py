@@ -97,9 +97,21 @@ class Handles:
         self._pinned.add(adapter_id)
         return True
 
+    def pinned(self) -> set[int]:
+        """Return the ids that are pinned."""
+        return set(self._pinned)
+
     def pinned_keys(self, *, besides: int | None = None) -> set[AdapterKey]:
         """Return the keys that pinned ids name, the id ``besides`` left out."""
         return {self._by_id[i].key for i in self._pinned if i != besides}
+
+    def mend(self) -> None:
+        """Work out again what follows from the handles, after a change that was broken off."""
+        ids: dict[AdapterKey, set[int]] = {}
+        for adapter_id, handle in self._by_id.items():
+            ids.setdefault(handle.key, set()).add(adapter_id)
+        self._ids = ids
+        self._pinned &= self._by_id.keys()
 
     def _unname(self, adapter_id: int, key: AdapterKey) -> None:
         self._ids[key].remove(adapter_id)

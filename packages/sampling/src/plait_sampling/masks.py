@@ -53,7 +53,7 @@ def hold_back(logits: torch.Tensor, extras: Sequence[RowExtras], num_output: tor
         (place, token)
         for place, extra in enumerate(extras)
         for token in extra.ending
-        if token < vocab
+        if 0 <= token < vocab
     ]
     if not pairs:
         return
@@ -84,5 +84,7 @@ def apply_bias(logits: torch.Tensor, extras: Sequence[RowExtras]) -> None:
 def _to_device(
     pairs: Sequence[tuple[int, int]], device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    places, tokens = to_device(torch.tensor(pairs, dtype=torch.int64).T.contiguous(), device)
+    places, tokens = to_device(
+        torch.tensor(pairs, dtype=torch.int64).view(-1, 2).T.contiguous(), device
+    )
     return places, tokens

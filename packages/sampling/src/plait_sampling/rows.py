@@ -22,6 +22,9 @@ _FLOATS = ("temperature", "top_p", "min_p", "presence", "frequency", "repetition
 _INTS = ("top_k", "seed")
 _PENALTIES = slice(3, 6)
 
+_ALL_TOKENS = 2**31 - 1
+"""No vocabulary and no output is larger."""
+
 
 @dataclass(frozen=True)
 class RowExtras:
@@ -95,7 +98,7 @@ class SamplingRows:
         )
         self._host_floats[:, row] = floats
         signed_seed = (seed + 2**63) % 2**64 - 2**63
-        self._host_ints[:, row] = params.top_k, signed_seed
+        self._host_ints[:, row] = min(params.top_k, _ALL_TOKENS), signed_seed
         held_back = params.stop_tokens.union(eos_token_ids) if params.min_tokens else ()
         self._extras[row] = RowExtras(
             greedy=params.greedy,
@@ -105,9 +108,10 @@ class SamplingRows:
                 or params.repetition_penalty != 1.0
             ),
             logprobs=params.logprobs,
-            min_tokens=params.min_tokens,
+            min_tokens=min(params.min_tokens, _ALL_TOKENS),
             ending=tuple(sorted(held_back)),
-            logit_bias=dict(params.logit_bias or {}),
+            # What is no number fails here, where it is known whose it is.
+            logit_bias={int(at): float(bias) for at, bias in (params.logit_bias or {}).items()},
             allowed=None if params.allowed_token_ids is None else tuple(params.allowed_token_ids),
         )
         self._changed.add(row)
