@@ -58,7 +58,7 @@ def test_missing_paths_say_what_is_missing(tmp_path: Path, refuses: Callable[...
     refuses(empty, "has adapter_model.bin .*pickle .*save_pretrained")
     (empty / WEIGHTS).mkdir()
     refuses(empty, "not a regular file")
-    refuses("x" * 5000, "cannot be read|there is no directory")
+    refuses("x" * 4000, "cannot be read|there is no directory")
 
 
 def test_a_home_directory_is_expanded(

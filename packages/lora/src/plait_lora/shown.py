@@ -2,35 +2,15 @@
 
 from __future__ import annotations
 
-import reprlib
+from plait_kernels import arguments
 
 _LONGEST = 160
-"""Characters of a value that a message repeats; the rest is dots."""
-
-_HUGE = 10**40
-
-
-class _Short(reprlib.Repr):
-    """``repr`` of at most some hundred characters, whatever the value."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.maxstring = self.maxother = _LONGEST
-        self.maxlist = self.maxtuple = self.maxset = self.maxfrozenset = self.maxdict = 8
-        self.maxlevel = 3
-
-    def repr_int(self, x: int, level: int) -> str:
-        """Write no digits of a number that has thousands: Python refuses to."""
-        return repr(x) if abs(x) < _HUGE else f"an integer of {x.bit_length()} bits"
+"""Characters of a text that a message repeats: names of tensors and paths mostly fit."""
 
 
 def shown(value: object) -> str:
     """Return the ``repr`` of a value, shortened in the middle."""
-    try:
-        text = _Short().repr(value)
-    except Exception:  # a stranger's object may fail in its __repr__; the message is about more
-        return f"a {type(value).__name__}"
-    return shortened(text)
+    return shortened(arguments.shown(value, _LONGEST), 2 * _LONGEST)
 
 
 def shortened(text: str, longest: int = _LONGEST) -> str:
