@@ -19,7 +19,7 @@ from plait_lora.reader import AdapterReader, ReadAdapter
 from plait_lora.shown import shortened, shown
 from plait_lora.site_index import SiteIndex
 from plait_lora.target_modules import check_target_modules
-from plait_lora.tensor_checks import BaseWeight, Sites
+from plait_lora.tensor_checks import BaseWeight, Origin, Sites
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -72,6 +72,9 @@ class AdapterCatalog:
     num_chunks : int, optional
         Of the arena: weights that cannot fit in it are not read. None: the limit is the machine's
         memory.
+    origin : Callable[[LoraSite, Tensor], bool], optional
+        Of a quantised model: whether its weight at an ``embed`` or ``head`` site was quantised from
+        a tensor, which is then as good a copy as an equal one.
 
     Raises
     ------
@@ -93,11 +96,12 @@ class AdapterCatalog:
         base_weight: BaseWeight | None = None,
         locate: Locate | None = None,
         num_chunks: int | None = None,
+        origin: Origin | None = None,
     ) -> None:
         _check_cap("max_lora_rank", max_lora_rank)
         _check_cap("max_cpu_loras", max_cpu_loras)
         self._reader = AdapterReader(
-            Sites(SiteIndex(sites), frozenset(served_groups), base_weight),
+            Sites(SiteIndex(sites), frozenset(served_groups), base_weight, origin),
             HostFormat(dtype, chunk_bytes, tile_rows),
             max_lora_rank,
             None if target_modules is None else check_target_modules(target_modules, sites),

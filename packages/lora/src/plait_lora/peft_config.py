@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _DEFAULT_RANK = 8
 _DEFAULT_ALPHA = 8
+_MOST = 2**31 - 1
+"""The highest rank that is a number at all; how many fit is asked of the weights."""
 
 
 @dataclass(frozen=True)
@@ -163,9 +165,9 @@ def _flag(config: Mapping[str, Any], field: str, where: str) -> bool:
 
 
 def _rank(value: object, field: str, where: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _MOST:
         msg = (
-            f"{where}: {field} is {shown(value)}; a rank is an integer of at least 1. "
+            f"{where}: {field} is {shown(value)}; a rank is an integer from 1 to {_MOST}. "
             "Correct adapter_config.json."
         )
         raise AdapterError(msg)

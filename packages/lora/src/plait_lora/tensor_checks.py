@@ -23,6 +23,9 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 BaseWeight: TypeAlias = "Callable[[LoraSite], torch.Tensor | None]"
 """The base model's own weight at a site, to compare a copy in an adapter file with."""
 
+Origin: TypeAlias = "Callable[[LoraSite, torch.Tensor], bool]"
+"""Whether the base model's weight at a site was quantised from a tensor."""
+
 
 @dataclass(frozen=True)
 class Sites:
@@ -35,11 +38,14 @@ class Sites:
         Site groups at which adapters are served.
     base_weight : BaseWeight | None
         Lets copies of base weights in a file be compared with the model.
+    origin : Origin | None
+        Of a quantised model: a copy from before it was quantised is as good.
     """
 
     index: SiteIndex
     served_groups: frozenset[str]
     base_weight: BaseWeight | None = None
+    origin: Origin | None = None
 
 
 def module_of(parsed: TensorName, name: str, sites: Sites, where: str) -> Module:
@@ -129,15 +135,21 @@ def check_base_copy(
         return
     if tensor.is_meta:
         return
-    base = base.detach().cpu()
-    if not (torch.equal(tensor.to(base.dtype), base) or torch.equal(base.to(tensor.dtype), tensor)):
+    if not (_are_equal(tensor, base.detach().cpu()) or _is_origin(tensor, site, sites)):
         msg = (
             f"{where}: tensor {shown(name)} differs from the weight of the base model that is "
-            "served, "
-            "so the adapter belongs to another base. Serve that base model, or, if the weight is "
-            f"there by mistake: {remedy}"
+            "served, so the adapter belongs to another base. Serve that base model, or, if the "
+            f"weight is there by mistake: {remedy}"
         )
         raise AdapterError(msg)
+
+
+def _are_equal(copy: torch.Tensor, base: torch.Tensor) -> bool:
+    return torch.equal(copy.to(base.dtype), base) or torch.equal(base.to(copy.dtype), copy)
+
+
+def _is_origin(copy: torch.Tensor, site: LoraSite, sites: Sites) -> bool:
+    return sites.origin is not None and copy.dtype in DTYPES and sites.origin(site, copy)
 
 
 def _name_of(dtype: torch.dtype) -> str:
