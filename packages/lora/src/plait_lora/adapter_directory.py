@@ -91,7 +91,8 @@ def hint(names: Collection[str]) -> str:
             "a LoRARequest."
         )
     if CONFIG_NAME not in names and inner:
-        return f"There is one in {shown(inner[0].rpartition('/')[0])} below it: pass that."
+        below = shown(inner[0].rpartition("/")[0])
+        return f"There is one in {below} below it: pass the directory of that."
     if any(name.endswith(".gguf") for name in names):
         return (
             "It has a GGUF file; adapters are served in PEFT's format only. Fetch the adapter that "
