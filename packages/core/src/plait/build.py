@@ -35,6 +35,7 @@ from plait_kernels.sites import SITE_GROUPS
 from plait_lora.arena import LoraArena
 from plait_lora.catalog import AdapterCatalog
 from plait_lora.store import AdapterStore
+from plait_models.reading import find_files
 from plait_sampling.sampler import SAMPLING_OPS, Sampler, sampling_configs
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
     from plait.engine_args import EngineArgs
     from plait_kernels.config import OpConfig
+    from plait_kernels.sites import LoraSite
     from plait_kernels.table import KernelTable
     from plait_models.config import ModelConfig
     from plait_models.model import Model
@@ -286,8 +288,10 @@ def _adapters(
         max_cpu_loras=args.max_cpu_loras,
         served_groups=SERVED_GROUPS,
         chunk_bytes=memory.chunk_bytes,
+        num_chunks=memory.num_chunks,
         tile_rows=tile_rows,
         base_weight=model.base_weight,
+        origin=_origin(args),
         target_modules=args.lora_target_modules,
         locate=Hub(args.hf_token, args.download_dir).adapter,
     )
@@ -306,3 +310,14 @@ def _adapters(
         max_tiles=-(-(args.max_lora_rank or _SCRATCH_RANK) // tile_rows) if on_gpu else 0,
     )
     return AdapterLibrary(catalog, store), AdapterDevice(arena, catalog)
+
+
+def _origin(args: EngineArgs) -> Callable[[LoraSite, torch.Tensor], bool] | None:
+    """Return what tells copies from before a GGUF file was quantised."""
+    files = find_files(args.model, args.load_format)
+    if files.format != "gguf" or args.load_format == "dummy":
+        return None
+    # The package gguf is needed for GGUF files alone.
+    from plait_models.files.gguf_origins import is_origin
+
+    return lambda site, weight: is_origin(files.root, site.group, weight)
