@@ -202,7 +202,9 @@ def places_of(live: Life, engine: LLMEngine, world: Any) -> list[tuple[Place, in
     return [(place, watched.hits[place]) for place in order]
 
 
-@pytest.mark.parametrize(("live", "stride"), [(live_with_known_adapters, 10), (live_with_reads, 50)])
+@pytest.mark.parametrize(
+    ("live", "stride"), [(live_with_known_adapters, 10), (live_with_reads, 50)]
+)
 def test_a_life_goes_on_after_an_interrupt_at_any_statement(
     engine: LLMEngine,
     world: Any,
