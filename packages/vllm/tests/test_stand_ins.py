@@ -80,7 +80,7 @@ def test_a_file_of_options_is_refused(parser: Any, capsys: pytest.CaptureFixture
 
 def test_what_programs_read_of_options_that_plait_does_not_act_on() -> None:
     parser = EngineArgs.add_cli_args(FlexibleArgumentParser())
-    args = parser.parse_args(["--model", "m", "--tensor_parallel_size", "1"])
+    args = parser.parse_args(["--model", "m", "--pipeline_parallel_size", "1", "-tp", "1"])
     given = vars(args)
     assert given.pop("data_parallel_size") == 1
     assert given["enable_expert_parallel"] in (None, False)

@@ -7,6 +7,7 @@ import json
 import re
 from dataclasses import MISSING, fields
 from inspect import getdoc
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from plait.keyword_tables import RULES, SUBJECTS, Refused, WithoutEffect
@@ -76,6 +77,15 @@ _KINDS: dict[str, dict[str, Any]] = {
     "dict[str, Any] | None": {"type": json_object, "metavar": "JSON"},
 }
 """How ``add_argument`` reads a field of each type."""
+
+_SHORT = MappingProxyType(
+    {
+        "data_parallel_size": ("-dp",),
+        "pipeline_parallel_size": ("-pp",),
+        "tensor_parallel_size": ("-tp",),
+    }
+)
+"""vLLM's short spellings."""
 
 
 def add_options(parser: P, cls: type[EngineArgs]) -> P:
@@ -149,4 +159,5 @@ def _add_hidden(parser: argparse.ArgumentParser, name: str) -> None:
     )
     # Programs read some of them, and hand all that the namespace holds to LLM.
     default = asking_for_nothing(name)
-    parser.add_argument(_option(name), dest=name, default=default, help=argparse.SUPPRESS, **kind)
+    spellings = [_option(name), *_SHORT.get(name, ())]
+    parser.add_argument(*spellings, dest=name, default=default, help=argparse.SUPPRESS, **kind)

@@ -29,6 +29,8 @@ _CLEANING = {
     "destroy_distributed_environment": "plait_vllm.stand_ins.machine:destroy_model_parallel",
     "destroy_model_parallel": "plait_vllm.stand_ins.machine:destroy_model_parallel",
 }
+_ATTENTION = {"AttentionConfig": "plait_vllm.stand_ins.configs:AttentionConfig"}
+_PROFILER = {"ProfilerConfig": "plait_vllm.stand_ins.configs:ProfilerConfig"}
 _CONFIGS = {
     "CompilationConfig": "plait_vllm.stand_ins.configs:CompilationConfig",
     "CompilationMode": "plait_vllm.stand_ins.configs:CompilationMode",
@@ -50,9 +52,10 @@ TABLE: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "CompletionOutput": "plait:CompletionOutput",
             **_VERSION,
         },
-        "config": {**_CONFIGS, "ProfilerConfig": "plait_vllm.stand_ins.configs:ProfilerConfig"},
+        "config": {**_ATTENTION, **_CONFIGS, **_PROFILER},
+        "config.attention": _ATTENTION,
         "config.compilation": _CONFIGS,
-        "config.profiler": {"ProfilerConfig": "plait_vllm.stand_ins.configs:ProfilerConfig"},
+        "config.profiler": _PROFILER,
         "distributed": _CLEANING,
         "distributed.parallel_state": _CLEANING,
         "engine.arg_utils": _ARGUMENTS,
