@@ -120,8 +120,7 @@ def test_leaving_and_aborting_end_a_request(on_engine: Callable[..., None]) -> N
         aborted = asyncio.create_task(tokens(engine, "aborted", None, 90))
         await asyncio.sleep(0.05)
         await engine.abort("aborted")
-        with pytest.raises(asyncio.CancelledError):
-            await aborted
+        assert 0 < len(await aborted) < 90
         await tokens(engine, "next", None)
         pool = engine.engine.core.scheduler.pool
         assert pool.num_free == pool.num_blocks
@@ -132,7 +131,7 @@ def test_leaving_and_aborting_end_a_request(on_engine: Callable[..., None]) -> N
 
 def test_a_pause_holds_requests(on_engine: Callable[..., None]) -> None:
     async def scene(engine: AsyncLLMEngine) -> None:
-        await engine.pause_generation()
+        await engine.pause_generation(mode="keep")
         task = asyncio.create_task(tokens(engine, "held", None))
         await asyncio.sleep(0.1)
         assert not task.done()

@@ -82,3 +82,35 @@ def test_an_engine_without_a_tokenizer(tiny_model: Path) -> None:
     llm = LLM(model=str(tiny_model), skip_tokenizer_init=True, num_gpu_blocks_override=16)
     with pytest.raises(InputError, match="skip_tokenizer_init=True"):
         llm.chat(CAPITAL, GREEDY)
+
+
+def test_arguments_stand_where_vllm_has_them(llm: LLM) -> None:
+    wanted = llm.chat([CAPITAL, FLAT], GREEDY, use_tqdm=False)
+    template = llm.get_tokenizer().chat_template
+    assert isinstance(template, str)
+    # … use_tqdm, lora_request, priority, chat_template, its content format, add_generation_prompt
+    answers = llm.chat([CAPITAL, FLAT], GREEDY, False, None, [1, 0], template, "string", True)
+    assert [a.outputs[0].text for a in answers] == [w.outputs[0].text for w in wanted]
+    names = llm.enqueue_chat([CAPITAL, COLOUR], GREEDY, False)
+    answers = llm.wait_for_completion(use_tqdm=False)
+    assert [a.request_id for a in answers] == names
+    assert [a.outputs[0].text for a in answers] == [w.outputs[0].text for w in wanted]
+
+
+def test_a_template_of_the_llm(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(llm, "_chat_template", "{{ messages[0].content }} It is")
+    answer = llm.chat(CAPITAL, GREEDY, use_tqdm=False)[0]
+    assert answer.prompt == "What is the capital of France? It is"
+    other = llm.chat(CAPITAL, GREEDY, use_tqdm=False, chat_template="{{ messages[0].content }}")
+    assert other[0].prompt == "What is the capital of France?"
+
+
+def test_prompts_of_chats_are_cut(llm: LLM) -> None:
+    whole = expected(llm, CAPITAL)
+    cut = {"truncate_prompt_tokens": 5}
+    (answer,) = llm.chat(CAPITAL, GREEDY, use_tqdm=False, tokenization_kwargs=cut)
+    assert answer.prompt_token_ids == whole[-5:]
+    text = "What is the capital of France?"
+    ids = llm.get_tokenizer()(text).input_ids
+    (output,) = llm.generate(text, GREEDY, use_tqdm=False, tokenization_kwargs=cut)
+    assert (output.prompt, output.prompt_token_ids) == (text, ids[-5:])

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
-from plait import LLM, SamplingParams
+from plait import LLM, SamplingParams, TokensPrompt
 from plait_kernels.errors import InputError, ModelError
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def engine(path: Path, **options: Any) -> LLM:
 
 def answers_equal(llm: LLM, oracle: Any, prompt: list[int], count: int) -> bool:
     params = SamplingParams(temperature=0, max_tokens=count, ignore_eos=True)
-    output = llm.generate([{"prompt_token_ids": prompt}], params, use_tqdm=False)[0]
+    output = llm.generate([TokensPrompt(prompt_token_ids=prompt)], params, use_tqdm=False)[0]
     token_ids = [*prompt, *output.outputs[0].token_ids]
     with torch.no_grad():
         logits = oracle(torch.tensor([token_ids])).logits[0, len(prompt) - 1 : -1]

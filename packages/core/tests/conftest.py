@@ -14,7 +14,6 @@ import pytest
 
 from plait.messages import CoreRequest
 from plait.plan import StepPlan, StepResult
-from plait_lora.commands import StoreCommands
 from plait_lora.identity import AdapterKey, Mix
 from plait_lora.request import LoRARequest
 from plait_sampling.params import SamplingParams
@@ -45,7 +44,6 @@ class SimulatedRunner:
         self.slots: dict[int, Mix] = {}
         self.resident: set[AdapterKey] = set()
         self.chunk_of: dict[int, AdapterKey] = {}
-        self.broken: StoreCommands | None = None
         self.tokens_run = 0
 
     def run(self, plan: StepPlan) -> StepResult:
@@ -93,14 +91,14 @@ class SimulatedRunner:
 
     def _execute(self, plan: StepPlan) -> tuple[AdapterKey, ...]:
         commands = plan.commands
-        if commands and commands == self.broken:
-            # Given again after a step that broke: what was done is done.
-            return tuple(load.key for load in commands.loads)
-        self.broken = commands
+        if commands.reset:
+            self.slots.clear()
+            self.resident.clear()
+            self.chunk_of.clear()
         for slot in commands.releases:
-            del self.slots[slot]
+            self.slots.pop(slot, None)
         for key in commands.evictions:
-            self.resident.remove(key)
+            self.resident.discard(key)
             self.chunk_of = {c: k for c, k in self.chunk_of.items() if k != key}
         for load in commands.loads:
             assert load.key not in self.resident

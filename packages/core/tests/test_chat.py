@@ -154,3 +154,27 @@ def test_a_tokenizer_without_a_template() -> None:
         ChatTemplate(tokenizer)
     prompt = ChatTemplate(tokenizer, "{{ messages[0].content }}").render([USER | {"content": "x"}])
     assert prompt.token_ids == [0]
+
+
+BY_PARTS = (
+    "{% for m in messages %}[{{ m.role }}]{% for part in m.content %}"
+    "{{ '(' ~ part.type ~ ':' ~ part.text ~ ')' }}{% endfor %}{% endfor %}"
+)
+
+
+def test_contents_as_lists_of_parts(tokenizer: Any) -> None:
+    two = [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]
+    talk = [{"role": "user", "content": two}, {"role": "assistant", "content": "three"}]
+    prompt = ChatTemplate(tokenizer, BY_PARTS, content_format="openai").render(talk)
+    assert prompt.text == "[user](text:one)(text:two)[assistant](text:three)"
+    called = [USER, {"role": "assistant", "content": None, "tool_calls": [SCHEMA]}]
+    prompt = ChatTemplate(tokenizer, BY_PARTS, content_format="openai").render(called)
+    assert prompt.text == "[user](text:How many are 12 + 7?)[assistant]"
+    joined = ChatTemplate(tokenizer, "{{ messages[0].content }}", content_format="string")
+    assert joined.render(talk).text == "one\ntwo"
+    with pytest.raises(InputError, match="must be 'auto', 'string' or 'openai', got 'xml'"):
+        ChatTemplate(tokenizer, content_format="xml")
+    with pytest.raises(InputError, match="a part of type 'image_url'"):
+        ChatTemplate(tokenizer, BY_PARTS, content_format="openai").render(
+            [{"role": "user", "content": [{"type": "image_url"}]}]
+        )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -23,7 +25,6 @@ from plait_kernels.errors import ModelError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
 CORPUS = [
     "def f(x):\n    return x**2  # it's 12345 items\n\n\n\tif (a[0] != b->c) { i++; }\r\n",
@@ -273,6 +274,13 @@ def test_a_damaged_vocabulary_is_refused(
     path = write_gguf(tmp_path / "m.gguf", vocabulary, merges, pre="gpt-2")
     with pytest.raises(ModelError, match=rf"m\.gguf cannot be read: .*{words}"):
         load_tokenizer(path)
+
+
+def test_the_names_are_documented() -> None:
+    page = Path(__file__).parents[3] / "docs/reference/models.md"
+    section = page.read_text(encoding="utf-8").partition("these names are served:")[2]
+    listed = re.findall(r"`([^`]+)`", section.partition("Any other name")[0])
+    assert listed == sorted(SPLITTINGS)
 
 
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -53,29 +55,54 @@ def logprobs_of(ids: Sequence[int], k: int) -> TokenLogprobs:
     )
 
 
+@dataclass(frozen=True)
+class Step:
+    request_outputs: list[RequestOutput]
+    aborts: list[str]
+
+
+class Front(OutputProcessor):
+    """Counts tokens as the core does, and takes each step's outputs."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        super().__init__(tokenizer)
+        self.told: Counter[str] = Counter()
+
+    def admit(self, *request: Any) -> None:
+        self.add(self.make(*request))
+
+    def step(self, outputs: Sequence[CoreOutput]) -> Step:
+        numbered = [replace(output, start=self.told[output.request_id]) for output in outputs]
+        aborts = self.process(numbered)
+        for output in outputs:
+            self.told[output.request_id] += len(output.new_token_ids)
+        self.let_out()
+        return Step(self.take(), aborts)
+
+
 @pytest.fixture
-def processor() -> OutputProcessor:
-    return OutputProcessor(TOKENIZER)
+def processor() -> Front:
+    return Front(TOKENIZER)
 
 
-def add(processor: OutputProcessor, request_id: str = "r", **keywords: Any) -> list[str]:
+def add(processor: Front, request_id: str = "r", **keywords: Any) -> list[str]:
     params = SamplingParams(**keywords)
     children = [request_id]
     if params.n > 1:
         children = [f"{i}_{request_id}" for i in range(params.n)]
-    processor.add(request_id, children, "prompt", PROMPT, params, None, 5.0)
+    processor.admit(request_id, children, "prompt", PROMPT, params, None, 5.0)
     return children
 
 
-def one(processor: OutputProcessor, *ids: int, child: str = "r", **fields: Any) -> RequestOutput:
+def one(processor: Front, *ids: int, child: str = "r", **fields: Any) -> RequestOutput:
     """Process one output that leads to exactly one request output and no abort."""
-    processed = processor.process([CoreOutput(child, ids, **fields)])
+    processed = processor.step([CoreOutput(child, ids, **fields)])
     assert processed.aborts == []
     (output,) = processed.request_outputs
     return output
 
 
-def test_cumulative_outputs_grow(processor: OutputProcessor) -> None:
+def test_cumulative_outputs_grow(processor: Front) -> None:
     add(processor)
     first = one(processor, *ids_of("a"))
     assert (first.outputs[0].text, first.outputs[0].token_ids) == ("a", list(ids_of("a")))
@@ -93,7 +120,7 @@ def test_cumulative_outputs_grow(processor: OutputProcessor) -> None:
     assert not processor.has_unfinished()
 
 
-def test_delta_outputs_join(processor: OutputProcessor) -> None:
+def test_delta_outputs_join(processor: Front) -> None:
     add(processor, output_kind=RequestOutputKind.DELTA, logprobs=0, prompt_logprobs=0)
     bytes_of_smile = TOKENIZER.convert_tokens_to_ids(list("ðŁĻĤ"))
     first = one(
@@ -119,40 +146,38 @@ def test_delta_outputs_join(processor: OutputProcessor) -> None:
     assert second.prompt_logprobs is None
 
 
-def test_final_only_outputs_wait(processor: OutputProcessor) -> None:
+def test_final_only_outputs_wait(processor: Front) -> None:
     children = add(processor, n=2, output_kind=RequestOutputKind.FINAL_ONLY)
     outputs = [CoreOutput(children[0], ids_of("a"), finish_reason="length")]
     outputs.append(CoreOutput(children[1], ids_of("b")))
-    assert processor.process(outputs).request_outputs == []
+    assert processor.step(outputs).request_outputs == []
     last = one(processor, *ids_of("ba"), child=children[1], finish_reason="length")
     assert last.finished
     assert [(c.index, c.text) for c in last.outputs] == [(0, "a"), (1, "bba")]
 
 
-def test_n_completions_are_one_request(processor: OutputProcessor) -> None:
+def test_n_completions_are_one_request(processor: Front) -> None:
     children = add(processor, n=3)
     assert children == ["0_r", "1_r", "2_r"]
-    processed = processor.process([CoreOutput(name, ids_of("a")) for name in children])
+    processed = processor.step([CoreOutput(name, ids_of("a")) for name in children])
     (output,) = processed.request_outputs
     assert [completion.text for completion in output.outputs] == ["a", "a", "a"]
     early = one(processor, *ids_of("b"), child="2_r", finish_reason="length")
     assert [c.text for c in early.outputs] == ["a", "a", "ab"]
     assert [c.finished() for c in early.outputs] == [False, False, True]
     assert not early.finished
-    assert processor.abort("r") == ["0_r", "1_r"]
+    assert processor.abort("r")[0] == ["0_r", "1_r"]
     assert not processor.has_unfinished()
 
 
-def test_delta_of_n_completions_names_those_with_news(processor: OutputProcessor) -> None:
+def test_delta_of_n_completions_names_those_with_news(processor: Front) -> None:
     add(processor, n=3, output_kind=RequestOutputKind.DELTA)
     output = one(processor, *ids_of("b"), child="1_r")
     assert [(c.index, c.text) for c in output.outputs] == [(1, "b")]
 
 
 @pytest.mark.parametrize("include", [False, True])
-def test_a_stop_token_is_no_text_unless_asked_for(
-    processor: OutputProcessor, include: bool
-) -> None:
+def test_a_stop_token_is_no_text_unless_asked_for(processor: Front, include: bool) -> None:
     stop = ids_of("ba")[0]
     add(processor, stop_token_ids=[stop], include_stop_str_in_output=include)
     output = one(processor, *ids_of("a"), stop, finish_reason="stop", stop_reason=stop)
@@ -162,12 +187,12 @@ def test_a_stop_token_is_no_text_unless_asked_for(
     assert (completion.finish_reason, completion.stop_reason) == ("stop", stop)
 
 
-def test_a_stop_string_over_tokens_ends_and_aborts(processor: OutputProcessor) -> None:
+def test_a_stop_string_over_tokens_ends_and_aborts(processor: Front) -> None:
     add(processor, stop=["bab", "x"])
     first = one(processor, *ids_of("a", "ab"))
     assert first.outputs[0].text == "aa"
     assert first.outputs[0].token_ids == list(ids_of("a", "ab"))
-    processed = processor.process([CoreOutput("r", ids_of("ab", "a"))])
+    processed = processor.step([CoreOutput("r", ids_of("ab", "a"))])
     assert processed.aborts == ["r"]
     (output,) = processed.request_outputs
     assert output.finished
@@ -178,12 +203,12 @@ def test_a_stop_string_over_tokens_ends_and_aborts(processor: OutputProcessor) -
         "bab",
     )
     assert completion.token_ids == list(ids_of("a", "ab", "ab"))
-    late = processor.process([CoreOutput("r", ids_of("a"))])
+    late = processor.step([CoreOutput("r", ids_of("a"))])
     assert late.request_outputs == []
-    assert late.aborts == []
+    assert late.aborts == ["r"], "the core goes on with it"
 
 
-def test_a_stop_string_in_the_last_token_needs_no_abort(processor: OutputProcessor) -> None:
+def test_a_stop_string_in_the_last_token_needs_no_abort(processor: Front) -> None:
     add(processor, stop="b", logprobs=0)
     ids = ids_of("ab")
     output = one(processor, *ids, finish_reason="length", logprobs=logprobs_of(ids, 0))
@@ -192,11 +217,11 @@ def test_a_stop_string_in_the_last_token_needs_no_abort(processor: OutputProcess
     assert len(completion.logprobs or ()) == 1
 
 
-def test_min_tokens_count_before_a_stop_string(processor: OutputProcessor) -> None:
+def test_min_tokens_count_before_a_stop_string(processor: Front) -> None:
     add(processor, stop="b", min_tokens=2)
     assert one(processor, *ids_of("b")).outputs[0].text == "b"
     assert one(processor, *ids_of("ba")).outputs[0].text == "bba"
-    processed = processor.process([CoreOutput("r", ids_of("ab"))])
+    processed = processor.step([CoreOutput("r", ids_of("ab"))])
     assert processed.request_outputs[0].outputs[0].text == "bbaa"
     assert processed.aborts == ["r"]
 
@@ -218,14 +243,14 @@ def test_any_tokens_and_steps_stop_where_the_text_does(
     text = TOKENIZER.decode(ids)
     ends = [(text.find(stop) + len(stop), text.find(stop)) for stop in stops if stop in text]
     expected = text if not ends else text[: min(ends)[0 if include else 1]]
-    processor = OutputProcessor(TOKENIZER)
+    processor = Front(TOKENIZER)
     add(processor, stop=stops, include_stop_str_in_output=include, output_kind=kind)
     shown, rest, aborts = "", list(ids), []
     for size in sizes:
         step, rest = rest[:size], rest[size:]
         last = not rest
         core = CoreOutput("r", tuple(step), finish_reason="length" if last else None)
-        processed = processor.process([core])
+        processed = processor.step([core])
         aborts += processed.aborts
         (output,) = processed.request_outputs
         piece = output.outputs[0].text
@@ -243,7 +268,7 @@ def test_any_tokens_and_steps_stop_where_the_text_does(
     assert not processor.has_unfinished()
 
 
-def test_logprobs_have_the_token_first_and_ranks(processor: OutputProcessor) -> None:
+def test_logprobs_have_the_token_first_and_ranks(processor: Front) -> None:
     add(processor, logprobs=2, prompt_logprobs=1)
     output = one(
         processor,
@@ -267,16 +292,16 @@ def test_logprobs_have_the_token_first_and_ranks(processor: OutputProcessor) -> 
     assert list(entry or ()) == [2, 0]
 
 
-def test_a_prompt_of_one_token_has_one_empty_entry(processor: OutputProcessor) -> None:
+def test_a_prompt_of_one_token_has_one_empty_entry(processor: Front) -> None:
     params = SamplingParams(prompt_logprobs=1)
-    processor.add("r", ["r"], None, [4], params, None, 0.0)
+    processor.admit("r", ["r"], None, [4], params, None, 0.0)
     assert one(processor, *ids_of("a")).prompt_logprobs == [None]
 
 
 def test_without_detokenization_there_is_no_text() -> None:
     for processor, detokenize in (
-        (OutputProcessor(None), True),
-        (OutputProcessor(TOKENIZER), False),
+        (Front(None), True),
+        (Front(TOKENIZER), False),
     ):
         add(processor, logprobs=0, detokenize=detokenize)
         output = one(processor, 7, finish_reason="length", logprobs=logprobs_of([7], 0))
@@ -286,7 +311,7 @@ def test_without_detokenization_there_is_no_text() -> None:
         assert completion.logprobs[0][7].decoded_token is None
 
 
-def test_special_tokens_in_the_text(processor: OutputProcessor) -> None:
+def test_special_tokens_in_the_text(processor: Front) -> None:
     add(processor, "plain", ignore_eos=True)
     add(processor, "shown", ignore_eos=True, skip_special_tokens=False)
     ids = (EOS, *ids_of("a"))
@@ -294,11 +319,11 @@ def test_special_tokens_in_the_text(processor: OutputProcessor) -> None:
     assert one(processor, *ids, child="shown").outputs[0].text == "</s>a"
 
 
-def test_an_error_fails_its_request_alone(processor: OutputProcessor) -> None:
+def test_an_error_fails_its_request_alone(processor: Front) -> None:
     add(processor, "bad", n=2, output_kind=RequestOutputKind.FINAL_ONLY)
     add(processor, "good")
     error = ErrorInfo("AdapterError", "the adapter is damaged")
-    processed = processor.process(
+    processed = processor.step(
         [
             CoreOutput("1_bad", finish_reason="error", error=error),
             CoreOutput("good", ids_of("a")),
@@ -312,35 +337,34 @@ def test_an_error_fails_its_request_alone(processor: OutputProcessor) -> None:
     assert processed.aborts == ["0_bad"]
     assert good.error is None
     assert processor.has_unfinished()
-    assert processor.abort("good") == ["good"]
+    assert processor.abort("good")[0] == ["good"]
 
 
-def test_an_abort_by_the_core_is_let_out(processor: OutputProcessor) -> None:
+def test_an_abort_by_the_core_is_let_out(processor: Front) -> None:
     add(processor, output_kind=RequestOutputKind.FINAL_ONLY)
     assert one(processor, finish_reason="abort").outputs[0].finish_reason == "abort"
 
 
-def test_ids_are_unique_among_the_unfinished(processor: OutputProcessor) -> None:
+def test_ids_are_unique_among_the_unfinished(processor: Front) -> None:
     add(processor, "r", n=2)
     with pytest.raises(InputError, match="'r' is in use"):
         add(processor, "r")
-    with pytest.raises(InputError, match="'1_r' is in use"):
-        add(processor, "1_r")
-    assert processor.abort("r") == ["0_r", "1_r"]
+    processor.admit("1_r", ["other"], None, [4], SamplingParams(), None, 0.0)
+    assert processor.abort("r")[0] == ["0_r", "1_r"]
     add(processor, "r")
-    assert processor.abort("unknown") == []
+    assert processor.abort("unknown") == ([], None)
 
 
 def test_stop_strings_need_a_tokenizer() -> None:
-    processor = OutputProcessor(None)
+    processor = Front(None)
     with pytest.raises(InputError, match="needs a tokenizer"):
         add(processor, stop="x")
     assert not processor.has_unfinished()
 
 
-def test_metrics_span_all_completions(processor: OutputProcessor) -> None:
+def test_metrics_span_all_completions(processor: Front) -> None:
     add(processor, n=2)
-    processed = processor.process(
+    processed = processor.step(
         [
             CoreOutput("0_r", ids_of("a"), events=CoreEvents(6.0, 8.0, 9.0, 9.0, 1)),
             CoreOutput("1_r", ids_of("a", "b"), events=CoreEvents(6.5, 7.0, 10.0, 11.0, 2)),
@@ -353,8 +377,8 @@ def test_metrics_span_all_completions(processor: OutputProcessor) -> None:
     assert (metrics.num_preemptions, metrics.num_generation_tokens) == (3, 3)
 
 
-def test_news_without_tokens_are_not_let_out(processor: OutputProcessor) -> None:
+def test_news_without_tokens_are_not_let_out(processor: Front) -> None:
     add(processor)
-    processed = processor.process([CoreOutput("r", events=CoreEvents(1.0, None, None, None, 0))])
+    processed = processor.step([CoreOutput("r", events=CoreEvents(1.0, None, None, None, 0))])
     assert processed.request_outputs == []
     assert processor.has_unfinished()

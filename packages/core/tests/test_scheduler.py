@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,9 +11,8 @@ from typing import Any
 import pytest
 
 from plait.block_pool import BlockPool
-from plait.messages import CoreOutput, CoreRequest
+from plait.messages import CoreOutput, CoreRequest, ErrorInfo
 from plait.scheduler import Scheduler, SchedulerConfig
-from plait_kernels.errors import InputError
 from plait_lora.identity import AdapterKey
 from plait_lora.store import AdapterStore
 
@@ -52,8 +52,10 @@ class Scene:
             if adapter not in self.hold_back:
                 self.scheduler.resolved(request, ((self.key(adapter), 1.0),))
         self.plan = self.scheduler.schedule()
-        for output in self.scheduler.commit(self.plan, self.runner.run(self.plan)):
+        self.scheduler.commit(self.plan, self.runner.run(self.plan))
+        for output in self.scheduler.outputs:
             self.outputs.setdefault(output.request_id, []).append(output)
+        self.scheduler.acknowledge(len(self.scheduler.outputs))
 
     def run(self) -> None:
         while self.scheduler.has_work:
@@ -197,32 +199,68 @@ def test_priority_goes_before_arrival(
     assert list(scene.outputs) == ["urgent", "early", "late"]
 
 
-def test_an_id_in_use_is_refused_and_the_first_request_goes_on(
+def test_an_abort_gives_everything_back_at_once_and_says_nothing(
     core_request: MakeRequest, simulated_runner: Callable[..., Any]
 ) -> None:
-    scene = Scene(simulated_runner)
-    scene.scheduler.add(core_request("x", [1]))
-    with pytest.raises(InputError, match="'x' is already in use"):
-        scene.scheduler.add(core_request("x", [2]))
+    scene = Scene(simulated_runner, rows=2)
+    for name in ("runs", "stays", "waits"):
+        scene.scheduler.add(core_request(name, [1, 2], adapter=1))
+    scene.step()
+    scene.step()
+    for name in ("runs", "waits", "never"):
+        scene.scheduler.abort(name)
+    assert list(scene.scheduler.requests) == ["stays"]
     scene.run()
-    assert len(scene.tokens("x")) == 8
+    assert not any(o.finish_reason == "abort" for told in scene.outputs.values() for o in told)
+    assert len(scene.tokens("stays")) == 8
+    assert scene.scheduler.pool.num_free == scene.scheduler.pool.num_blocks
+    assert scene.store.forget(scene.key(1)), "no lease is left"
 
 
-def test_commands_of_broken_steps_are_given_again_in_their_order(
+def test_after_mending_the_device_starts_empty_and_requests_go_on(
+    core_request: MakeRequest, simulated_runner: Callable[..., Any]
+) -> None:
+    def answer(breaks: bool) -> list[int]:
+        scene = Scene(simulated_runner)
+        scheduler = scene.scheduler
+        scheduler.add(core_request("a", [1, 2], adapter=1))
+        scene.step()
+        scene.step()
+        if breaks:
+            scheduler.schedule()
+            scheduler.mend()
+            scheduler.mend()
+            commands = scheduler.schedule().commands
+            assert commands.reset
+            assert [load.key for load in commands.loads] == [scene.key(1)]
+            scheduler.mend()
+        scene.run()
+        return scene.tokens("a")
+
+    assert answer(True) == answer(False)
+
+
+def test_a_load_that_fails_ends_the_requests_that_need_it(
     core_request: MakeRequest, simulated_runner: Callable[..., Any]
 ) -> None:
     scene = Scene(simulated_runner)
     scheduler = scene.scheduler
-    planned = []
-    for adapter in (1, 2):
-        scheduler.add(core_request(f"a{adapter}", [1, 2], adapter=adapter))
-        for request in scheduler.resolving():
-            scheduler.resolved(request, ((scene.key(adapter), 1.0),))
-        planned.append(scheduler.schedule().commands)
-    scheduler.roll_back()
-    assert scheduler.schedule().commands == planned[0]
-    scheduler.roll_back()
-    assert [scheduler.schedule().commands for _ in planned] == planned
+    for name, adapter in (("bad", 1), ("other", 2), ("base", None)):
+        scheduler.add(core_request(name, [1, 2], adapter=adapter))
+    for request in scheduler.resolving():
+        assert request.message.lora is not None
+        scheduler.resolved(request, ((scene.key(request.message.lora.lora_int_id), 1.0),))
+    plan = scheduler.schedule()
+    result = scene.runner.run(plan)
+    why = ErrorInfo("AdapterError", "it does not fit")
+    loaded = tuple(key for key in result.loaded if key != scene.key(1))
+    failed = ((scene.key(1), why),)
+    scheduler.commit(plan, dataclasses.replace(result, loaded=loaded, failed_loads=failed))
+    assert [(o.request_id, o.error) for o in scheduler.outputs if o.finish_reason] == [("bad", why)]
+    scheduler.acknowledge(len(scheduler.outputs))
+    scene.run()
+    assert len(scene.tokens("other")) == 8
+    assert scene.store.forget(scene.key(1))
 
 
 @pytest.mark.parametrize("module", ["plait.scheduler", "plait.block_pool", "plait_lora.store"])

@@ -93,7 +93,9 @@ class SchedulerMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def abort(self, data: st.DataObject) -> None:
         if self.given:
-            self.scheduler.abort(data.draw(st.sampled_from(sorted(self.given))))
+            request_id = data.draw(st.sampled_from(sorted(self.given)))
+            self.scheduler.abort(request_id)
+            self.reason.setdefault(request_id, "abort")
 
     @rule()
     def files_arrive(self) -> None:
@@ -105,6 +107,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         if resolving:
             request = data.draw(st.sampled_from(resolving))
             self.scheduler.fail(request, AdapterError("bad"))
+            self.take_all()
 
     @rule(steps=st.integers(1, 6))
     def step(self, steps: int) -> None:
@@ -126,7 +129,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         plans = [self.plan() for _ in range(in_flight)]
         if reached:
             self.runner.run(plans[0])
-        self.scheduler.roll_back()
+        self.scheduler.mend()
 
     def plan(self) -> StepPlan:
         for request in self.scheduler.resolving():
@@ -138,8 +141,13 @@ class SchedulerMachine(RuleBasedStateMachine):
         return plan
 
     def commit(self, plan: StepPlan, result: StepResult) -> None:
-        for output in self.scheduler.commit(plan, result):
+        self.scheduler.commit(plan, result)
+        self.take_all()
+
+    def take_all(self) -> None:
+        for output in self.scheduler.outputs:
             self.take(output)
+        self.scheduler.acknowledge(len(self.scheduler.outputs))
 
     def take(self, output: CoreOutput) -> None:
         assert output.request_id not in self.reason, "a finished request says nothing more"

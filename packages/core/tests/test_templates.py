@@ -360,14 +360,15 @@ def test_arguments_as_text_are_those_as_objects(
 ) -> None:
     text = json.dumps(ARGUMENTS, ensure_ascii=ensure_ascii)
     call = {"id": "1", "type": "function", "function": {"name": "get_weather", "arguments": text}}
+    talk: list[dict[str, Any]]
     talk = [USER, {"role": "assistant", "content": None, "tool_calls": [call]}]
     plain = deepcopy(talk)
-    plain[1]["tool_calls"][0]["function"]["arguments"] = ARGUMENTS  # type: ignore[index]
+    plain[1]["tool_calls"][0]["function"]["arguments"] = ARGUMENTS
     expected = tokenizer.apply_chat_template(
         plain, chat_template=TEMPLATES[name], tokenize=False, add_generation_prompt=True
     )
     assert ChatTemplate(tokenizer, TEMPLATES[name]).render(talk).text == expected
-    assert talk[1]["tool_calls"][0]["function"]["arguments"] == text  # type: ignore[index]
+    assert talk[1]["tool_calls"][0]["function"]["arguments"] == text
 
 
 @pytest.mark.parametrize(
@@ -424,3 +425,18 @@ def test_forms_of_text_parts(tokenizer: Any) -> None:
     ]
     template = ChatTemplate(tokenizer, "{{ messages[0].content }}")
     assert template.render([{"role": "assistant", "content": parts}]).text == "a\nb\nc\nd"
+
+
+def test_a_message_in_parts_is_continued(tokenizer: Any) -> None:
+    template = (
+        "{% for m in messages %}{% for p in m.content %}<{{ p.text }}>{% endfor %}{% endfor %}"
+    )
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "It is"}]
+    talk = [USER | {"content": [{"type": "text", "text": "x"}]}]
+    talk.append({"role": "assistant", "content": parts})
+    options: dict[str, Any] = {"add_generation_prompt": False, "continue_final_message": True}
+    expected = tokenizer.apply_chat_template(
+        deepcopy(talk), chat_template=template, tokenize=False, **options
+    )
+    made = ChatTemplate(tokenizer, template, content_format="openai", **options)
+    assert made.render(talk).text == expected == "<x><a><It is"

@@ -8,7 +8,6 @@ import os
 import struct
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +16,8 @@ from tokenizers import Tokenizer as RustTokenizer
 from tokenizers import decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from plait.tokenizer import eos_token_ids, load_generation_config, load_tokenizer
+from plait.generation_config import eos_token_ids
+from plait.tokenizer import load_tokenizer
 from plait_kernels.errors import ModelError
 
 
@@ -166,23 +166,6 @@ def test_a_missing_tokenizer_is_a_model_error(tmp_path: Path) -> None:
         load_tokenizer(tmp_path / "no.gguf")
     with pytest.raises(ModelError, match="skip_tokenizer_init=True"):
         load_tokenizer(tmp_path)
-
-
-def test_generation_config_and_the_tokens_that_end_a_sequence(tmp_path: Path) -> None:
-    assert load_generation_config(tmp_path) == {}
-    assert load_generation_config(tmp_path / "model.gguf") == {}
-    (tmp_path / "config.json").write_text(json.dumps({"eos_token_id": 7, "hidden_size": 4}))
-    assert load_generation_config(tmp_path) == {"eos_token_id": 7}
-    own = {"eos_token_id": [9, 8], "temperature": 0.6}
-    (tmp_path / "generation_config.json").write_text(json.dumps(own))
-    assert load_generation_config(tmp_path) == own
-    tokenizer: Any = SimpleNamespace(eos_token_id=5)
-    assert eos_token_ids(tokenizer, own) == (5, 8, 9)
-    assert eos_token_ids(None, {"eos_token_id": 7}) == (7,)
-    assert eos_token_ids(SimpleNamespace(eos_token_id=None), {}) == ()
-    (tmp_path / "generation_config.json").write_text("{")
-    with pytest.raises(ModelError, match="is not JSON"):
-        load_generation_config(tmp_path)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import numpy as np
@@ -236,7 +237,10 @@ def test_configs_name_both_ops_in_every_bucket() -> None:
 
 
 def test_a_table_gives_the_decode_kernels() -> None:
-    kernels = {"apply_penalties": lambda logits, batch: None, "sample": lambda logits, batch: 7}
+    kernels = {
+        "apply_penalties": lambda logits, batch: None,
+        "sample": lambda logits, batch: torch.tensor([7]),
+    }
 
     class Table:
         def bind(self, op: str, dtype: str, **params: Any) -> tuple[Any, ...]:
@@ -253,4 +257,46 @@ def test_a_table_gives_the_decode_kernels() -> None:
         prompt_length=torch.ones(1, dtype=torch.int32),
         length=np.array([1]),
     )
-    assert output.token_ids == 7
+    assert output.token_ids.tolist() == [7]
+
+
+EXTREMES: dict[str, list[Any]] = {
+    "temperature": [0, 1e-5, 2.0],
+    "repetition_penalty": [1e-6, 1.0, 1e6],
+    "top_p": [5e-324, 1 - 1e-16, 1.0],
+    "top_k": [0, 1, 2**31, 2**63 - 1],
+    "min_p": [0.0, 5e-324, 1.0],
+    "logit_bias": [None, {3: 1e20, 4: -1e20}, dict.fromkeys(range(23), -1e20)],
+    "min_tokens": [0, 2**63 - 1],
+}
+
+
+def test_values_at_their_bounds_draw_a_token_from_finite_logits(bench: Any) -> None:
+    source = random.Random(5)
+    params = [
+        SamplingParams(
+            max_tokens=None,
+            stop_token_ids=list(range(bench.vocab - 1)),
+            frequency_penalty=2,
+            presence_penalty=-2,
+            **{name: source.choice(values) for name, values in EXTREMES.items()},
+        )
+        for _ in range(200)
+    ]
+    logits = torch.linspace(-1e4, 1e4, bench.vocab).repeat(len(params), 1)
+    output = bench.sample(logits, params, [([1, 2], [3, 5])] * len(params))
+    assert ((output.token_ids >= 0) & (output.token_ids < bench.vocab)).all()
+    (processed,) = bench.processed
+    assert not processed.isnan().any()
+    temperature = torch.tensor([max(p.temperature, 1e-5) for p in params])
+    assert (processed.amax(-1) / temperature).isfinite().all()
+
+
+def test_min_tokens_hold_back_no_token_for_an_end_that_the_model_does_not_have(
+    bench: Any,
+) -> None:
+    logits = torch.zeros(1, bench.vocab)
+    logits[0, -1] = 1.0
+    params = SamplingParams(temperature=0, min_tokens=5)
+    output = bench.sample(logits, [params], [([1], [])], eos=(-1, 2))
+    assert output.token_ids.tolist() == [bench.vocab - 1]

@@ -10,12 +10,13 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from plait.async_llm_engine import AsyncEngineArgs, AsyncLLMEngine
-    from plait.engine_args import EngineArgs
+    from plait.async_llm_engine import AsyncLLM, AsyncLLMEngine
+    from plait.beam_search import BeamSearchParams
+    from plait.engine_args import AsyncEngineArgs, EngineArgs
     from plait.llm import LLM
     from plait.llm_engine import LLMEngine
     from plait.outputs import CompletionOutput, Logprob, RequestOutput
-    from plait.prompts import TextPrompt, TokensPrompt
+    from plait.prompts import PromptType, TextPrompt, TokensPrompt
     from plait_lora.request import LoRARequest
     from plait_sampling.params import RequestOutputKind, SamplingParams
 
@@ -24,12 +25,15 @@ __version__ = "0.1.0"
 __all__ = [
     "LLM",
     "AsyncEngineArgs",
+    "AsyncLLM",
     "AsyncLLMEngine",
+    "BeamSearchParams",
     "CompletionOutput",
     "EngineArgs",
     "LLMEngine",
     "LoRARequest",
     "Logprob",
+    "PromptType",
     "RequestOutput",
     "RequestOutputKind",
     "SamplingParams",
@@ -39,13 +43,16 @@ __all__ = [
 
 _HOMES = {
     "LLM": "plait.llm",
-    "AsyncEngineArgs": "plait.async_llm_engine",
+    "AsyncEngineArgs": "plait.engine_args",
+    "AsyncLLM": "plait.async_llm_engine",
     "AsyncLLMEngine": "plait.async_llm_engine",
+    "BeamSearchParams": "plait.beam_search",
     "CompletionOutput": "plait.outputs",
     "EngineArgs": "plait.engine_args",
     "LLMEngine": "plait.llm_engine",
     "LoRARequest": "plait_lora.request",
     "Logprob": "plait.outputs",
+    "PromptType": "plait.prompts",
     "RequestOutput": "plait.outputs",
     "RequestOutputKind": "plait_sampling.params",
     "SamplingParams": "plait_sampling.params",

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from plait.messages import ErrorInfo
+
 if TYPE_CHECKING:
-    from plait.plan import Int32
+    from plait.plan import FailedLoad, Int32
     from plait_kernels.lora_types import LoraBatch
     from plait_lora.adapter import Adapter
     from plait_lora.arena import LoraArena
-    from plait_lora.commands import StoreCommands
-    from plait_lora.identity import AdapterKey, Mix
+    from plait_lora.commands import LoadCommand, StoreCommands
+    from plait_lora.identity import AdapterKey
 
 
 class AdapterSource(Protocol):
@@ -21,7 +23,7 @@ class AdapterSource(Protocol):
 
 
 class AdapterDevice:
-    """Owns the arena of adapter tiles.
+    """Carries out what the store decides. What is on the device, the arena alone knows.
 
     Parameters
     ----------
@@ -32,41 +34,33 @@ class AdapterDevice:
     def __init__(self, arena: LoraArena, source: AdapterSource) -> None:
         self.arena = arena
         self._source = source
-        self._groups: dict[AdapterKey, frozenset[str]] = {}
-        self._slots: dict[int, Mix] = {}
 
-    def execute(self, commands: StoreCommands) -> tuple[AdapterKey, ...]:
-        """Carry out the store's commands; return the adapters whose load has finished.
-
-        Commands that were broken off may be given again.
-        """
+    def execute(self, commands: StoreCommands) -> tuple[FailedLoad, ...]:
+        """Carry out the store's commands; return the loads that could not be done."""
+        if commands.reset:
+            self.arena.reset()
         for slot in commands.releases:
-            self._release(slot)
-        for key in commands.evictions:
-            self._evict(key)
-        for load in commands.loads:
-            adapter = self._source.get(load.key)
-            self._evict(load.key)
-            self.arena.load(load.key, adapter.layout, load.chunks, adapter.modules)
-            self._groups[load.key] = adapter.groups
-        for slot, mix in commands.assigns:
-            self._release(slot)
-            self.arena.assign(slot, mix)
-            self._slots[slot] = mix
-        return tuple(load.key for load in commands.loads)
-
-    def _release(self, slot: int) -> None:
-        if self._slots.pop(slot, None) is not None:
             self.arena.release(slot)
-
-    def _evict(self, key: AdapterKey) -> None:
-        if self._groups.pop(key, None) is not None:
+        for key in commands.evictions:
             self.arena.evict(key)
+        failed = {load.key: why for load in commands.loads if (why := self._load(load))}
+        for slot, mix in commands.assigns:
+            # Nobody runs a mix whose load failed.
+            if not any(key in failed for key, _ in mix):
+                self.arena.assign(slot, mix)
+        return tuple(failed.items())
+
+    def _load(self, load: LoadCommand) -> ErrorInfo | None:
+        try:
+            adapter = self._source.get(load.key)
+            self.arena.load(load.key, adapter.layout, load.chunks, adapter.modules)
+        except Exception as error:  # whatever its weights did: its own requests hear of it
+            return ErrorInfo.of_fault(error, f"adapter {load.key} cannot be loaded")
+        return None
 
     def site_groups(self, slots: Int32) -> frozenset[str]:
         """Return the site groups that the adapters in these slots target; −1 = none."""
-        keys = {key for slot in set(slots.tolist()) - {-1} for key, _ in self._slots[slot]}
-        return frozenset[str]().union(*(self._groups[key] for key in keys))
+        return self.arena.site_groups(set(slots.tolist()) - {-1})
 
     def batch(self, slots: Int32) -> tuple[LoraBatch | None, frozenset[str]]:
         """Describe tokens to kernels.

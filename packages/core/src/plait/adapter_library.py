@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from plait.adapter_reads import AdapterReads
-from plait_kernels.errors import AdapterError
+from plait.adapter_reads import AdapterReads, adapter_error
+from plait_kernels.errors import AdapterError, PlaitError
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Collection, Hashable, Mapping
 
     from plait_lora.catalog import AdapterCatalog
     from plait_lora.identity import AdapterKey, Mix
@@ -65,6 +65,27 @@ class AdapterLibrary:
         if key is not None:
             self.catalog.drop(key)
 
+    def mend(self, held: Mapping[str, AdapterKey], resolving: Collection[str]) -> None:
+        """Make the books whole after a call that broke off; the store has been reset before.
+
+        Parameters
+        ----------
+        held : Mapping[str, AdapterKey]
+            What each request that is resolved and unfinished runs.
+        resolving : Collection[str]
+            Requests that may have a read under way.
+        """
+        self._held = dict(held)
+        # Beside requests, ``begin_add`` waits for reads, as handles.
+        adds = {waiting for waiting in self._reads.waiting() if not isinstance(waiting, str)}
+        self._reads.keep_only(adds | set(resolving))
+        self.catalog.mend(held.values())
+        keys = {i: self.catalog.key_of(i) for i in self.catalog.pinned()}
+        self._pinned = {i: key for i, key in keys.items() if key is not None}
+        self.store.pin_only(self._pinned.values())
+        self._leaving = self.store.keys()
+        self.tidy()
+
     def wait(self, seconds: float) -> None:
         """Wait until a read is done, if one is under way, but no longer than ``seconds``."""
         self._reads.wait(seconds)
@@ -78,7 +99,12 @@ class AdapterLibrary:
             If it cannot be honoured, or host memory is full of adapters in use.
         """
         before = self.catalog.key_of(handle.lora_int_id)
-        key = self.catalog.resolve(handle)
+        try:
+            key = self.catalog.resolve(handle)
+        except PlaitError:
+            raise
+        except Exception as error:  # whatever files that anybody may have written raise
+            raise adapter_error(error) from error
         if key is None:
             raise _no_room(handle)
         self._note(handle, before, key)
@@ -132,8 +158,7 @@ class AdapterLibrary:
             text = f"no adapter has the id {lora_int_id}, known are {known}; add it with add_lora"
             raise AdapterError(text)
         self.catalog.pin(lora_int_id)
-        self.store.pin(key)
-        self._pinned[lora_int_id] = key
+        self._pin(lora_int_id, key)
         return True
 
     def ids(self) -> set[int]:
@@ -174,9 +199,15 @@ class AdapterLibrary:
         self.store.register(key, self.catalog.get(key).layout.runs)
         if before is not None and before != key:
             self._leaving.add(before)
-            if handle.lora_int_id in self._pinned:
-                self._unpin(handle.lora_int_id)
-                self.pin(handle.lora_int_id)
+            self._unpin(handle.lora_int_id)
+        if handle.lora_int_id in self.catalog.pinned():
+            self._pin(handle.lora_int_id, key)
+
+    def _pin(self, lora_int_id: int, key: AdapterKey) -> None:
+        # One that the store does not know yet is pinned when it comes.
+        if self.store.is_registered(key):
+            self.store.pin(key)
+            self._pinned[lora_int_id] = key
 
     def _unpin(self, lora_int_id: int) -> None:
         key = self._pinned.pop(lora_int_id, None)

@@ -3,41 +3,45 @@
 from __future__ import annotations
 
 import asyncio
+import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Literal, Self, TypeAlias, TypeVar, get_args
 
-from plait.engine_args import EngineArgs
+from plait.engine_thread import EngineThread
 from plait.llm_engine import LLMEngine
+from plait.streams import Streams, tell
 from plait_kernels.errors import InputError, PlaitError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable
+    from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 
+    from plait.engine_args import EngineArgs
+    from plait.new_request import NewRequest
     from plait.outputs import RequestOutput
     from plait.prompts import Prompt
+    from plait.streams import Stream
     from plait.tokenizer import Tokenizer
     from plait_lora.request import LoRARequest
     from plait_sampling.params import SamplingParams
 
-    News: TypeAlias = RequestOutput | BaseException
+T = TypeVar("T")
 
+PauseMode: TypeAlias = Literal["abort", "wait", "keep"]
 
 _READING_SECONDS = 0.002
 """How often it is asked whether an adapter has been read."""
 
-P = ParamSpec("P")
-T = TypeVar("T")
-
-
-class AsyncEngineArgs(EngineArgs):
-    """Arguments of an asynchronous engine: those of ``EngineArgs``."""
+_TOKENIZERS = 4
+"""Prompts that are tokenized at the same time: a long one must not hold up short ones."""
 
 
 class AsyncLLMEngine:
     """The engine, as coroutines.
 
     All calls into the engine run on one thread of its own, one after another, so the loop stays
-    free while a step runs. Steps run as long as there are unfinished requests.
+    free while a step runs; prompts are tokenized in other threads. Steps run as long as there are
+    unfinished requests.
 
     Parameters
     ----------
@@ -54,17 +58,35 @@ class AsyncLLMEngine:
 
     def __init__(self, engine: LLMEngine) -> None:
         self.engine = engine
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="plait-engine")
-        self._news: dict[str, asyncio.Queue[News]] = {}
-        self._steps: asyncio.Task[None] | None = None
-        self._may_run = asyncio.Event()
-        self._may_run.set()
-        self._broken: BaseException | None = None
+        self._streams = Streams()
+        # The thread must not keep the engine, which stops it when it goes.
+        this = weakref.ref(self)
+        self._thread = EngineThread(lambda: _go_on(this()), lambda: _step(this()))
+        self._tokenizers = ThreadPoolExecutor(_TOKENIZERS, thread_name_prefix="plait-tokenizer")
+        # Of a pause; these belong to the engine's thread.
+        self._accepts = True
+        self._steps = True
+        self._drained: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
 
     @classmethod
-    def from_engine_args(cls, engine_args: EngineArgs, **keywords: Any) -> Self:
-        """Load the model and make an engine; errors are those of ``LLMEngine``."""
-        return cls(LLMEngine.from_engine_args(engine_args, **keywords))
+    def from_engine_args(
+        cls,
+        engine_args: EngineArgs,
+        start_engine_loop: bool = True,
+        usage_context: object = None,
+        stat_loggers: Sequence[object] | None = None,
+    ) -> Self:
+        """Load the model and make an engine.
+
+        Parameters
+        ----------
+        engine_args : EngineArgs
+        start_engine_loop, usage_context
+            vLLM's; without effect: steps run as long as there are requests.
+        stat_loggers : Sequence | None
+            As of ``LLMEngine.from_engine_args``, as are the errors.
+        """
+        return cls(LLMEngine.from_engine_args(engine_args, stat_loggers=stat_loggers))
 
     async def generate(
         self,
@@ -77,7 +99,8 @@ class AsyncLLMEngine:
     ) -> AsyncIterator[RequestOutput]:
         """Generate from one prompt, output by output.
 
-        Leaving the iteration early aborts the request.
+        Leaving the iteration early, or cancelling the task, ends the request. Its id is free again
+        as soon as it has ended.
 
         Parameters
         ----------
@@ -92,44 +115,44 @@ class AsyncLLMEngine:
         Raises
         ------
         PlaitError
-            If the request cannot be served.
+            If the request cannot be served, the engine has stopped, or generation is paused in
+            another mode than "keep".
         """
-        await self.check_health()
-        if request_id in self._news:
-            text = f"request id {request_id!r} is in use by an unfinished request; choose another"
-            raise InputError(text)
-        news = self._news[request_id] = asyncio.Queue()
-        finished = False
+        self._thread.check()
+        arrival_time = time.time()
+        stream = self._streams.open(request_id)
         try:
-            await self._call(
-                self.engine.add_request,
-                request_id,
+            new = await self._in_tokenizer_thread(
+                self.engine.check_request,
+                stream.name,
                 prompt,
                 sampling_params,
-                lora_request=lora_request,
-                priority=priority,
+                arrival_time,
+                lora_request,
+                priority,
             )
-            self._start()
+            await self._thread.call(self._add, stream, new)
+            finished = False
             while not finished:
-                output = await news.get()
-                if isinstance(output, BaseException):
-                    raise output
+                output = await stream.next()
                 finished = output.finished
-                if output.error is not None:
-                    raise output.error
                 yield output
         finally:
-            del self._news[request_id]
-            if not finished:
-                await self._call(self.engine.abort_request, request_id)
+            # Nothing is waited for here: who is being cancelled may be cancelled again.
+            if self._streams.close(stream) and self._thread.broken is None:
+                self._thread.post(lambda: self.engine.abort_request(stream.name))
 
     async def abort(self, request_id: str | Iterable[str]) -> None:
-        """End requests; a ``generate`` that waits for one of them raises ``CancelledError``."""
+        """End requests; ids that are not there are left alone.
+
+        The ``generate`` of each gives a last output with what there is so far, whose
+        ``finish_reason`` is "abort".
+        """
         ids = [request_id] if isinstance(request_id, str) else list(request_id)
-        await self._call(self.engine.abort_request, ids)
-        for name in ids:
-            if name in self._news:
-                self._news[name].put_nowait(asyncio.CancelledError(f"{name!r} was aborted"))
+        streams = self._streams.of(ids)
+        for stream in streams:
+            stream.is_aborted = True
+        await self._thread.call(self._abort, streams)
 
     async def add_lora(self, lora_request: LoRARequest) -> bool:
         """Read an adapter before its first request, while steps go on.
@@ -138,41 +161,99 @@ class AsyncLLMEngine:
         """
         added = False
         try:
-            while not (added := await self._call(self.engine.begin_add_lora, lora_request)):
+            while not (added := await self._thread.call(self.engine.begin_add_lora, lora_request)):
                 await asyncio.sleep(_READING_SECONDS)
         finally:
-            if not added and self._broken is None:
+            if not added and self.engine.core.adapters is not None:
                 # Not waited for: this task may have been cancelled.
-                self._thread.submit(self.engine.cancel_add_lora, lora_request)
+                self._thread.post(lambda: self.engine.cancel_add_lora(lora_request))
         return True
 
     async def remove_lora(self, lora_id: int) -> bool:
         """Forget an adapter's id; return whether it was known."""
-        return await self._call(self.engine.remove_lora, lora_id)
+        return await self._thread.call(self.engine.remove_lora, lora_id)
 
     async def list_loras(self) -> set[int]:
         """Return the ids of the adapters that are known."""
-        return await self._call(self.engine.list_loras)
+        return await self._thread.call(self.engine.list_loras)
 
     async def pin_lora(self, lora_id: int) -> bool:
         """Keep an adapter in memory; see ``LLMEngine.pin_lora``."""
-        return await self._call(self.engine.pin_lora, lora_id)
+        return await self._thread.call(self.engine.pin_lora, lora_id)
 
-    async def reset_prefix_cache(self) -> None:
-        """Forget every cached prefix."""
-        await self._call(self.engine.reset_prefix_cache)
+    async def reset_prefix_cache(
+        self, reset_running_requests: bool = False, reset_connector: bool = False
+    ) -> bool:
+        """Forget every cached prefix; see ``LLMEngine.reset_prefix_cache``."""
+        return await self._thread.call(
+            self.engine.reset_prefix_cache, reset_running_requests, reset_connector
+        )
 
-    async def get_tokenizer(self) -> Tokenizer:
+    def get_tokenizer(self) -> Tokenizer:
         """Return the tokenizer."""
         return self.engine.get_tokenizer()
 
-    async def pause_generation(self) -> None:
-        """Run no further step until ``resume_generation``; requests are kept."""
-        self._may_run.clear()
+    def get_num_unfinished_requests(self) -> int:
+        """Return how many requests are unfinished."""
+        return len(self._streams.all())
+
+    async def pause_generation(
+        self, *, mode: PauseMode = "abort", clear_cache: bool = True
+    ) -> None:
+        """Run no further step until ``resume_generation``; return when none is under way.
+
+        Parameters
+        ----------
+        mode : "abort" | "wait" | "keep"
+            What becomes of unfinished requests. "abort" ends them, each with a last output. "wait"
+            finishes them first. "keep" keeps them, and those that come meanwhile; they go on
+            afterwards. In the other modes requests that come meanwhile are refused.
+        clear_cache : bool
+            Forget every cached prefix; requests that are kept are computed again.
+
+        Raises
+        ------
+        InputError
+            For another mode.
+        """
+        modes = get_args(PauseMode)
+        if mode not in modes:
+            text = f"mode is {mode!r}; allowed: {', '.join(map(repr, modes))}"
+            raise InputError(text)
+        drained = asyncio.Event()
+        await self._thread.call(self._pause, mode, asyncio.get_running_loop(), drained)
+        await drained.wait()
+        self._thread.check()
+        if clear_cache:
+            await self.reset_prefix_cache(reset_running_requests=True)
 
     async def resume_generation(self) -> None:
         """Go on after ``pause_generation``."""
-        self._may_run.set()
+        await self._thread.call(self._resume)
+
+    async def is_paused(self) -> bool:
+        """Return whether generation is paused, or about to be."""
+        return not (self._accepts and self._steps)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the engine can serve requests."""
+        return not self.errored
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether the engine has stopped for good."""
+        return self.errored
+
+    @property
+    def errored(self) -> bool:
+        """Whether the engine has stopped for good: a step broke, or it was shut down."""
+        return self._thread.broken is not None
+
+    @property
+    def dead_error(self) -> BaseException:
+        """What stopped the engine."""
+        return self._thread.broken or PlaitError("the engine has not stopped")
 
     async def check_health(self) -> None:
         """Raise the error that stopped the engine, if one did.
@@ -182,39 +263,102 @@ class AsyncLLMEngine:
         PlaitError
             If a step broke, or the engine was shut down.
         """
-        if self._broken is not None:
-            text = f"the engine has stopped: {self._broken!r}; make a new one"
-            raise PlaitError(text) from self._broken
+        self._thread.check()
 
-    def shutdown(self) -> None:
-        """Stop for good. Requests that are unfinished end with an error."""
+    def shutdown(self, timeout: float | None = None) -> None:
+        """Stop for good. Requests that are unfinished end with an error.
+
+        Parameters
+        ----------
+        timeout : float | None
+            Without effect: nothing is waited for.
+        """
         self._stop(PlaitError("the engine was shut down"))
-        self._thread.shutdown(wait=False, cancel_futures=True)
 
-    def _start(self) -> None:
-        if self._steps is None or self._steps.done():
-            self._steps = asyncio.get_running_loop().create_task(self._run())
+    def __del__(self) -> None:
+        # Not when it was never whole.
+        if hasattr(self, "_drained"):
+            self.shutdown()
 
-    async def _run(self) -> None:
-        while self._broken is None and self._news:
-            await self._may_run.wait()
-            try:
-                outputs = await self._call(self.engine.step)
-            except Exception as error:  # whatever broke, those who wait must hear of it
-                self._stop(error)
-                return
-            for output in outputs:
-                if output.request_id in self._news:
-                    self._news[output.request_id].put_nowait(output)
-            # A step without work returns at once: leave room for those who add and abort.
-            await asyncio.sleep(0)
+    async def _in_tokenizer_thread(self, function: Callable[..., T], *args: object) -> T:
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(self._tokenizers, function, *args)
+        except RuntimeError:
+            # It takes no more work once the engine is shut down.
+            self._thread.check()
+            raise
+
+    # In the engine's thread
+
+    def _add(self, stream: Stream, new: NewRequest) -> None:
+        if not self._accepts:
+            text = (
+                "generation is paused and takes no requests; try again after resume_generation, "
+                "or pause with mode='keep'"
+            )
+            raise PlaitError(text)
+        self.engine.add_new(new)
+        if stream.is_aborted:
+            self._abort([stream])
+
+    def _abort(self, streams: Iterable[Stream]) -> None:
+        self._deliver(self.engine.abort_request([stream.name for stream in streams]))
+
+    def _deliver(self, outputs: Iterable[RequestOutput]) -> None:
+        for stream in self._streams.deliver(outputs):
+            self._streams.close(stream)
+            self.engine.abort_request(stream.name)
+
+    def _pause(
+        self, mode: PauseMode, loop: asyncio.AbstractEventLoop, drained: asyncio.Event
+    ) -> None:
+        self._accepts = mode == "keep"
+        self._steps = mode == "wait"
+        if mode == "abort":
+            self._abort(self._streams.all())
+        self._drained.append((loop, drained))
+        self._tell_if_drained()
+
+    def _resume(self) -> None:
+        self._accepts = self._steps = True
+        self._tell_drained()
+
+    def _tell_if_drained(self) -> None:
+        if not self._steps or not self.engine.has_unfinished_requests():
+            self._tell_drained()
+
+    def _tell_drained(self) -> None:
+        waiting, self._drained = self._drained, []
+        for loop, drained in waiting:
+            tell(loop, drained.set)
 
     def _stop(self, error: BaseException) -> None:
-        self._broken = error
-        self._may_run.set()
-        for news in self._news.values():
-            news.put_nowait(error)
+        self._thread.stop(error)
+        self._tokenizers.shutdown(wait=False)
+        self._streams.fail(error)
+        self._tell_drained()
 
-    async def _call(self, function: Callable[P, T], *args: P.args, **keywords: P.kwargs) -> T:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, lambda: function(*args, **keywords))
+
+def _go_on(engine: AsyncLLMEngine | None) -> bool:
+    """Whether a step is to be run; in the engine's thread."""
+    return engine is not None and engine._steps and engine.engine.has_unfinished_requests()
+
+
+def _step(engine: AsyncLLMEngine | None) -> None:
+    """Run a step and tell those who wait; in the engine's thread."""
+    if engine is None:
+        return
+    try:
+        outputs = engine.engine.step()
+    except Exception as error:  # whatever broke, those who wait must hear of it
+        engine._stop(error)
+    except BaseException as error:  # which must not end the tasks of others as it would this one
+        engine._stop(PlaitError(f"a step was ended by {error!r}"))
+    else:
+        engine._deliver(outputs)
+        engine._tell_if_drained()
+
+
+AsyncLLM = AsyncLLMEngine
+"""vLLM's newer name for the same engine."""

@@ -71,6 +71,7 @@ class BlockPool:
         assert self._holders[block] > 0
         if self.enable_caching and digest not in self._block_of and block not in self._hash_of:
             self._block_of[digest] = block
+            # Last: from this one the other is worked out again.
             self._hash_of[block] = digest
 
     def free(self, blocks: Sequence[int]) -> None:
@@ -84,6 +85,13 @@ class BlockPool:
                 if block not in self._hash_of:
                     # Nothing to lose, and its memory is warm.
                     self._free.move_to_end(block, last=False)
+
+    def mend(self) -> None:
+        """Take every block back, whatever broke off on the way; what they hold stays known."""
+        self._holders = [0] * self.num_blocks
+        self._block_of = {digest: block for block, digest in self._hash_of.items()}
+        empty = [block for block in range(self.num_blocks) if block not in self._hash_of]
+        self._free = OrderedDict.fromkeys([*empty, *self._hash_of])
 
     def reset_cache(self) -> None:
         """Forget all remembered content."""

@@ -14,10 +14,11 @@ from plait.activations import activation_bytes
 from plait.adapter_device import AdapterDevice
 from plait.adapter_library import AdapterLibrary
 from plait.block_pool import BlockPool
+from plait.engine_args import another_kv_dtype
 from plait.engine_core import CoreInfo, EngineCore
 from plait.hub import Hub
 from plait.kernel_warm_up import lora_facts, warm_up
-from plait.memory import DeviceMemory, HostMemory, Memory, MemoryPlan, plan_memory
+from plait.memory import DeviceMemory, HostMemory, Memory, MemoryPlan, check_rows, plan_memory
 from plait.padded_steps import GRAPH_BYTES, PaddedSteps
 from plait.progress import LoadingProgress
 from plait.rows import Rows
@@ -36,6 +37,7 @@ from plait_kernels.warm_up import EngineFacts
 from plait_lora.arena import LoraArena
 from plait_lora.catalog import AdapterCatalog
 from plait_lora.store import AdapterStore
+from plait_models.reading import find_files
 from plait_sampling.sampler import SAMPLING_OPS, Sampler, sampling_configs
 
 if TYPE_CHECKING:
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 
     from plait.engine_args import EngineArgs
     from plait_kernels.config import OpConfig
+    from plait_kernels.sites import LoraSite
     from plait_kernels.table import KernelTable
     from plait_kernels.warm_up import LoraFacts
     from plait_models.config import ModelConfig
@@ -77,8 +80,10 @@ def build_core(
     device = _device(args.device)
     config = plait_models.read_config(args.model, args.load_format)
     max_model_len = _max_model_len(args, config)
-    model, table = _load_model(args, device, config.vocab_size, wrap_table)
     max_num_seqs = min(args.max_num_seqs, args.max_num_batched_tokens)
+    check_rows(max_num_seqs, max_model_len, _free_bytes(device))
+    model, table = _load_model(args, device, config.vocab_size, wrap_table)
+    _check_kv_dtype(args, model)
     rows = Rows(
         max_num_seqs=max_num_seqs,
         max_model_len=max_model_len,
@@ -89,6 +94,9 @@ def build_core(
     warm_up(table, EngineFacts(device, model.info.heads, model.info.kv_heads, lora))
     # Of what is left when rows and weights are there.
     memory = _plan_memory(args, model, table, max_model_len)
+    if memory.max_model_len < max_model_len:
+        logger.info("max_model_len: %d tokens fit", memory.max_model_len)
+        max_model_len = memory.max_model_len
     library, adapter_device = _adapters(args, model, memory, max_num_seqs, lora)
     store = library.store if library else AdapterStore(0, 0)
     scheduler = Scheduler(
@@ -169,6 +177,8 @@ def _device(name: str) -> torch.device:
 
 def _max_model_len(args: EngineArgs, config: ModelConfig) -> int:
     limit = config.max_position
+    if args.max_model_len == -1:
+        return limit  # What does not fit of it is cut when the memory is known.
     if args.max_model_len is not None and args.max_model_len > limit:
         text = (
             f"max_model_len={args.max_model_len} is more than the model's {limit} positions "
@@ -226,7 +236,20 @@ def _plan_memory(
         num_blocks=args.num_gpu_blocks_override,
         lora_memory_bytes=args.lora_memory_bytes,
         enable_lora=args.enable_lora,
+        shorten=args.max_model_len == -1,
     )
+
+
+def _free_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
+
+
+def _check_kv_dtype(args: EngineArgs, model: Model) -> None:
+    dtype = str(model.info.kv_dtype).removeprefix("torch.")
+    if args.kv_cache_dtype not in ("auto", dtype):
+        raise another_kv_dtype(args.kv_cache_dtype, dtype)
 
 
 def _memory(args: EngineArgs, model: Model, table: KernelTable) -> Memory:
@@ -279,8 +302,10 @@ def _adapters(
         max_cpu_loras=args.max_cpu_loras,
         served_groups=SERVED_GROUPS,
         chunk_bytes=memory.chunk_bytes,
+        num_chunks=memory.num_chunks,
         tile_rows=tile_rows,
         base_weight=model.base_weight,
+        origin=_origin(args),
         target_modules=args.lora_target_modules,
         locate=Hub(args.hf_token, args.download_dir).adapter,
     )
@@ -299,3 +324,14 @@ def _adapters(
         max_tiles=-(-(args.max_lora_rank or _SCRATCH_RANK) // tile_rows) if on_gpu else 0,
     )
     return AdapterLibrary(catalog, store), AdapterDevice(arena, catalog)
+
+
+def _origin(args: EngineArgs) -> Callable[[LoraSite, torch.Tensor], bool] | None:
+    """Return what tells copies from before a GGUF file was quantised."""
+    files = find_files(args.model, args.load_format)
+    if files.format != "gguf" or args.load_format == "dummy":
+        return None
+    # The package gguf is needed for GGUF files alone.
+    from plait_models.files.gguf_origins import is_origin
+
+    return lambda site, weight: is_origin(files.root, site.group, weight)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from plait.prompts import ParsedPrompt
 from plait.template_rendering import BoundedTemplate
+from plait.text_encoder import encode
 from plait.tool_calls import checked_calls
 from plait_kernels.errors import InputError
 from plait_models.files.opening import shortened
@@ -42,6 +43,8 @@ class ChatTemplate:
         What the model may call, as JSON schemas or as functions with annotations and docstring.
     chat_template_kwargs : Mapping[str, Any] | None
         More variables for the template.
+    content_format : str
+        What the template sees of a content: "string", and "auto", a text; "openai" a list of parts.
 
     Raises
     ------
@@ -58,7 +61,14 @@ class ChatTemplate:
         continue_final_message: bool = False,
         tools: Sequence[dict[str, Any] | Callable[..., Any]] | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
+        content_format: str = "auto",
     ) -> None:
+        if content_format not in ("auto", "string", "openai"):
+            text = (
+                "chat_template_content_format must be 'auto', 'string' or 'openai', got "
+                f"{content_format!r:.80}"
+            )
+            raise InputError(text)
         if add_generation_prompt and continue_final_message:
             text = (
                 "add_generation_prompt and continue_final_message are both True: a prompt ends "
@@ -82,6 +92,7 @@ class ChatTemplate:
                 "continue_final_message, tools)"
             )
             raise InputError(text)
+        self._in_parts = content_format == "openai"
         self._tokenizer = tokenizer
         self._template = BoundedTemplate(
             tokenizer,
@@ -101,6 +112,12 @@ class ChatTemplate:
             If the conversation is empty, a message has another form, or the template refuses it.
         """
         messages = _checked(conversation)
+        if self._in_parts:
+            contents = [message.get("content") for message in conversation]
+            messages = [
+                message | _parts(place, content)
+                for place, (message, content) in enumerate(zip(messages, contents, strict=True))
+            ]
         try:
             text = self._template.render(messages)
         except Exception as error:  # whatever a template makes of messages that anybody wrote
@@ -112,8 +129,7 @@ class ChatTemplate:
             )
             raise InputError(message) from error
         # The template has written every special token itself.
-        ids: list[int] = self._tokenizer(text, add_special_tokens=False).input_ids
-        return ParsedPrompt(text, ids)
+        return ParsedPrompt(text, encode(self._tokenizer, text, add_special_tokens=False))
 
 
 def split_conversations(messages: Conversation | Sequence[Conversation]) -> list[Any]:
@@ -180,6 +196,14 @@ def _part(place: int, part: Any) -> str:
         )
         raise InputError(text)
     return str(part[key])
+
+
+def _parts(place: int, content: Any) -> dict[str, Any]:
+    """Return a content that was checked as a list of parts."""
+    if content is None:
+        return {}
+    texts = [content] if isinstance(content, str) else [_part(place, p) for p in content]
+    return {"content": [{"type": "text", "text": text} for text in texts]}
 
 
 def _is_list(value: Any) -> bool:

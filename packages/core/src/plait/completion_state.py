@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from plait.detokenizer import Detokenizer
 from plait.outputs import CompletionOutput
@@ -12,11 +12,21 @@ from plait.top_logprobs import make_logprobs
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from plait.detokenizer import TokenDecoder
+    from plait.detokenizer import DetokenizerState, TokenDecoder
     from plait.messages import CoreOutput
     from plait.outputs import Logprob
     from plait_lora.request import LoRARequest
     from plait_sampling.params import SamplingParams
+
+
+class _Before(NamedTuple):
+    """What a completion was, until a change of it is done."""
+
+    num_tokens: int
+    text: str
+    num_logprobs: int
+    cumulative: float
+    detokenizer: DetokenizerState | None
 
 
 class CompletionState:
@@ -48,11 +58,15 @@ class CompletionState:
         self.has_news = False
         self._params = params
         self._decoder = decoder
-        self._detokenizer = decoder and Detokenizer(
-            decoder,
-            prompt_token_ids,
-            skip_special_tokens=params.skip_special_tokens,
-            spaces_between_special_tokens=params.spaces_between_special_tokens,
+        self._detokenizer = (
+            None
+            if decoder is None
+            else Detokenizer(
+                decoder,
+                prompt_token_ids,
+                skip_special_tokens=params.skip_special_tokens,
+                spaces_between_special_tokens=params.spaces_between_special_tokens,
+            )
         )
         self._stops = StopStrings(params.stop_strings, params.include_stop_str_in_output)
         self._lora_request = lora_request
@@ -61,15 +75,61 @@ class CompletionState:
         self._cumulative = 0.0
         self._sent_tokens = 0
         self._sent_text = 0
+        self._before: _Before | None = None
 
     def take(self, output: CoreOutput) -> bool:
-        """Append what one step gave.
+        """Append what one step gave, all of it or nothing; what was taken before is left alone.
 
         Returns
         -------
         bool
             Whether a stop string ended the completion while the core goes on with it.
         """
+        self._begin()
+        if self.finish_reason is None and output.start >= len(self.token_ids):
+            self._take(output)
+        self._before = None
+        return self.finish_reason is not None and output.finish_reason is None
+
+    def end(self, finish_reason: str) -> None:
+        """Finish, with the text that was held back."""
+        self._begin()
+        self._end(finish_reason, None)
+        self._before = None
+
+    def cut(self, finish_reason: str) -> None:
+        """Finish with what was let out so far, where more text cannot be made."""
+        self.mend()
+        self.has_news = True
+        self.finish_reason = finish_reason
+
+    def mend(self) -> None:
+        """Go back to where a ``take`` or ``end`` began that was broken off, if one was."""
+        before = self._before
+        if before is None:
+            return
+        del self.token_ids[before.num_tokens :]
+        self._text = before.text
+        if self._logprobs is not None:
+            del self._logprobs[before.num_logprobs :]
+        self._cumulative = before.cumulative
+        if self._detokenizer is not None and before.detokenizer is not None:
+            self._detokenizer.restore(before.detokenizer)
+        self.finish_reason = self.stop_reason = None
+        self._before = None
+
+    def _begin(self) -> None:
+        self.mend()
+        if self.finish_reason is None:
+            self._before = _Before(
+                len(self.token_ids),
+                self._text,
+                len(self._logprobs or ()),
+                self._cumulative,
+                self._detokenizer.state() if self._detokenizer else None,
+            )
+
+    def _take(self, output: CoreOutput) -> None:
         tokens = output.new_token_ids
         for place, token in enumerate(tokens):
             self.token_ids.append(token)
@@ -80,14 +140,12 @@ class CompletionState:
                 continue
             if self._append_text(self._detokenizer.push(token) if self._detokenizer else ""):
                 self._take_logprobs(output, place + 1)
-                return output.finish_reason is None
+                return
         self._take_logprobs(output, len(tokens))
         if output.finish_reason is not None:
-            self.end(output.finish_reason, output.stop_reason)
-        return False
+            self._end(output.finish_reason, output.stop_reason)
 
-    def end(self, finish_reason: str, stop_reason: int | str | None = None) -> None:
-        """Finish, with the text that was held back."""
+    def _end(self, finish_reason: str, stop_reason: int | str | None) -> None:
         self.has_news = True
         rest = self._detokenizer.finish() if self._detokenizer else ""
         if not self._append_text(rest):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from plait.tokenizer import Tokenizer
+
+DetokenizerState: TypeAlias = tuple[tuple[int, ...], int, str]
 
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
 _INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
@@ -140,6 +142,15 @@ class Detokenizer:
         new = text[len(self._known_text) :]
         self._known_text = text
         return new
+
+    def state(self) -> DetokenizerState:
+        """Return where it is, for ``restore``."""
+        return tuple(self._window), self._known, self._known_text
+
+    def restore(self, state: DetokenizerState) -> None:
+        """Go back to where it was."""
+        window, self._known, self._known_text = state
+        self._window = list(window)
 
     def _is_skipped(self, token_id: int) -> bool:
         return self._skip_special and self._decoder.is_special(token_id)

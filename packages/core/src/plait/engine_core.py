@@ -6,10 +6,11 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from plait_kernels.errors import InputError, PlaitError
+from plait.adapter_reads import adapter_error
+from plait_kernels.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from plait.adapter_library import AdapterLibrary
     from plait.messages import CoreOutput, CoreRequest
@@ -67,7 +68,6 @@ class EngineCore:
         self.info = info
         self.steps_ahead = steps_ahead
         self._started: deque[tuple[StepPlan, StartedStep]] = deque()
-        self._outputs: list[CoreOutput] = []
 
     def add(self, request: CoreRequest) -> None:
         """Queue a request.
@@ -75,44 +75,76 @@ class EngineCore:
         Raises
         ------
         InputError
-            If the id is in use, or it names an adapter and LoRA is not enabled.
+            If it names an adapter and LoRA is not enabled.
         """
         if request.lora is not None:
             self.library()
         self.scheduler.add(request)
 
-    def abort(self, request_ids: Sequence[str]) -> None:
-        """End requests; ids that are not there are left alone."""
+    def abort(self, request_ids: Iterable[str]) -> None:
+        """Forget requests and give back at once what they hold; others are left alone."""
         for request_id in request_ids:
             self.scheduler.abort(request_id)
+            if self.adapters is not None:
+                self.adapters.release(request_id)
+        if self.adapters is not None:
+            self.adapters.tidy()
 
     @property
     def has_work(self) -> bool:
         """Whether a step would do anything."""
         return self.scheduler.has_work
 
-    def step(self) -> list[CoreOutput]:
-        """Start one step and return what the step ``steps_ahead`` before it gave each request."""
-        self._resolve()
-        plan = self.scheduler.schedule()
+    def step(self) -> Sequence[CoreOutput]:
+        """Start one step and finish the step ``steps_ahead`` before it.
+
+        Returns
+        -------
+        Sequence[CoreOutput]
+            What has happened to requests, until ``acknowledge``: what the front has not taken, as
+            it was interrupted, comes again.
+        """
         try:
+            self._resolve()
+            plan = self.scheduler.schedule()
             self._started.append((plan, self.runner.start(plan)))
             # Nothing to run: what is planned next depends on the steps that are under way.
             self._commit_all_but(self.steps_ahead if plan.num_tokens else 0)
+            self._let_go()
         except BaseException:
-            # An interrupted step is taken back, so that the engine can go on.
-            self._started.clear()
-            self.scheduler.roll_back()
+            self.mend()
             raise
-        if self.adapters is not None and not (plan.num_tokens or self._outputs):
+        if self.adapters is not None and not (plan.num_tokens or self.scheduler.outputs):
             # Whoever steps as long as there is work need not do so without a pause.
             self.adapters.wait(_IDLE_SECONDS)
-        outputs, self._outputs = self._outputs, []
-        self._let_go(outputs)
-        return outputs
+        return self.scheduler.outputs
 
-    def reset_prefix_cache(self) -> None:
-        """Forget the content of all KV blocks that nobody holds or will share."""
+    def acknowledge(self, count: int) -> None:
+        """Forget the first ``count`` outputs of ``step``: they have arrived."""
+        self.scheduler.acknowledge(count)
+
+    def mend(self) -> None:
+        """Make the books whole after a call that broke off, wherever that was.
+
+        Unfinished requests are computed again from what they have told; nothing else is lost.
+        """
+        self._started.clear()
+        self.scheduler.mend()
+        if self.adapters is not None:
+            requests = self.scheduler.requests.values()
+            held = {request.id: request.mix[0][0] for request in requests if request.mix}
+            self.adapters.mend(held, {request.id for request in requests if not request.mix})
+
+    def keep_only(self, request_ids: Collection[str]) -> None:
+        """Forget all requests but these."""
+        dropped = [name for name in self.scheduler.requests if name not in request_ids]
+        self.scheduler.keep_only(request_ids)
+        self.abort(dropped)
+
+    def reset_prefix_cache(self, *, reset_running_requests: bool = False) -> None:
+        """Forget the content of all KV blocks; running requests keep theirs unless told so."""
+        if reset_running_requests:
+            self.scheduler.preempt_all()
         self.scheduler.pool.reset_cache()
 
     def library(self) -> AdapterLibrary:
@@ -133,7 +165,7 @@ class EngineCore:
             plan, step = self._started[0]
             result = step.result()
             self._started.popleft()
-            self._outputs += self.scheduler.commit(plan, result)
+            self.scheduler.commit(plan, result)
 
     def _resolve(self) -> None:
         # Of two requests that name one id or one path, the younger sees what the older one found.
@@ -145,17 +177,17 @@ class EngineCore:
             try:
                 wait = not names.isdisjoint(unresolved)
                 mix = None if wait else self.library().acquire(request.id, handle)
-            except PlaitError as error:
-                self.scheduler.fail(request, error)
+            except Exception as error:  # whatever a handle that anybody may have written raises
+                self.scheduler.fail(request, adapter_error(error))
                 continue
             if mix is None:
                 unresolved |= names
             else:
                 self.scheduler.resolved(request, mix)
 
-    def _let_go(self, outputs: Sequence[CoreOutput]) -> None:
+    def _let_go(self) -> None:
         if self.adapters is not None:
-            for output in outputs:
+            for output in self.scheduler.outputs:
                 if output.finish_reason is not None:
                     self.adapters.release(output.request_id)
             self.adapters.tidy()

@@ -2,33 +2,46 @@
 
 from __future__ import annotations
 
+import itertools
+import logging
 import random
-import time
-from typing import TYPE_CHECKING, Any
+import threading
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from plait.build import build_core
 from plait.collector import made_and_frozen
+from plait.engine_args import EngineArgs, check_engine_args
+from plait.engine_config import engine_config
+from plait.generation_config import eos_token_ids, load_generation_config
 from plait.hub import local_args
 from plait.messages import CoreRequest
+from plait.metrics import Counter, Gauge, snapshot
+from plait.new_request import RequestMaker
+from plait.not_served import NotServed
 from plait.output_processor import OutputProcessor
-from plait.prompts import ParsedPrompt, parse_prompt, validate_token_ids
-from plait.tokenizer import eos_token_ids, load_generation_config, load_tokenizer
+from plait.text_encoder import TextEncoder
+from plait.tokenizer import load_tokenizer
+from plait.transaction import Transaction
 from plait_kernels.errors import InputError
 from plait_lora.request import LoRARequest
 from plait_models.reading import find_files
-from plait_sampling.params import SamplingParams
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
-    from plait.engine_args import EngineArgs
+    from plait.engine_config import EngineConfig, ServedModel
     from plait.engine_core import EngineCore
+    from plait.metrics import Metric
+    from plait.new_request import NewRequest
     from plait.outputs import RequestOutput
-    from plait.prompts import Prompt
+    from plait.prompts import ParsedPrompt, Prompt
     from plait.tokenizer import Tokenizer
+    from plait_sampling.params import SamplingParams
+
+_logger = logging.getLogger(__name__)
 
 
-class LLMEngine:
+class LLMEngine(NotServed):
     """The synchronous engine.
 
     Made by ``from_engine_args``; ``add_request`` queues, ``step`` advances everything that is
@@ -43,6 +56,8 @@ class LLMEngine:
         The model's defaults for sampling, and its end-of-sequence tokens.
     seed : int
         Of the seeds that requests without one get.
+    max_logprobs : int
+        Most logprobs that a request may ask for a token; -1 = the whole vocabulary.
 
     Examples
     --------
@@ -56,6 +71,8 @@ class LLMEngine:
                     print(output.outputs[0].text)
     """
 
+    engine_args: EngineArgs | None = None
+
     def __init__(
         self,
         core: EngineCore,
@@ -63,26 +80,44 @@ class LLMEngine:
         generation_config: Mapping[str, Any],
         *,
         seed: int = 0,
+        max_logprobs: int = -1,
     ) -> None:
         self.core = core
         self.tokenizer = tokenizer
         self.generation_config = generation_config
         self.eos_token_ids = eos_token_ids(tokenizer, generation_config)
         self.output_processor = OutputProcessor(tokenizer)
+        self.max_logprobs = max_logprobs
+        self.torn = False
+        self._encoder = tokenizer and TextEncoder(tokenizer, core.info.max_model_len)
         self._random = random.Random(seed)
+        self._core_ids = itertools.count()
+        self._lock = threading.RLock()
 
     @classmethod
-    def from_engine_args(cls, engine_args: EngineArgs, **keywords: Any) -> LLMEngine:
+    def from_engine_args(
+        cls,
+        engine_args: EngineArgs,
+        usage_context: object = None,
+        stat_loggers: Sequence[object] | None = None,
+        enable_multiprocessing: bool = False,
+    ) -> LLMEngine:
         """Load the model and make an engine.
 
         Parameters
         ----------
         engine_args : EngineArgs
-        **keywords
-            vLLM's ``usage_context`` and the like; without effect.
+        usage_context
+            vLLM's; without effect.
+        stat_loggers : Sequence | None
+            vLLM's; refused if there is one, as nothing would call it.
+        enable_multiprocessing : bool
+            vLLM's; without effect: the engine runs in this process.
 
         Raises
         ------
+        InputError
+            If ``engine_args`` are no ``EngineArgs``, or there are loggers.
         ModelError
             If the model cannot be found, downloaded or loaded.
         OutOfMemoryError
@@ -90,6 +125,7 @@ class LLMEngine:
         KernelError
             If the kernels asked for cannot be used.
         """
+        check_engine_args(engine_args, stat_loggers)
         args = local_args(engine_args)
         # A model that is missing is no matter of its tokenizer, which is loaded first.
         find_files(args.model, args.load_format)
@@ -98,9 +134,15 @@ class LLMEngine:
             tokenizer = load_tokenizer(
                 args.tokenizer or args.model, trust_remote_code=args.trust_remote_code
             )
-        generation_config = load_generation_config(args.model)
+        generation_config = load_generation_config(
+            args.model, args.generation_config, args.override_generation_config
+        )
         core = made_and_frozen(lambda: build_core(args))
-        return cls(core, tokenizer, generation_config, seed=args.seed)
+        engine = cls(
+            core, tokenizer, generation_config, seed=args.seed, max_logprobs=args.max_logprobs
+        )
+        engine.engine_args = engine_args
+        return engine
 
     def add_request(
         self,
@@ -134,54 +176,111 @@ class LLMEngine:
             For a bad prompt or parameter, an id in use, or an adapter where LoRA is not enabled.
             Nothing is queued then.
         """
-        self._check_types(params, lora_request)
-        if lora_request is not None:
-            self.core.library()
-        parsed = prompt if isinstance(prompt, ParsedPrompt) else parse_prompt(prompt)
-        token_ids = self._token_ids(parsed)
-        info = self.core.info
-        validate_token_ids(token_ids, info.vocab_size, info.max_model_len)
-        params.validate_tokens(info.vocab_size, self.eos_token_ids)
-        arrival_time = time.time() if arrival_time is None else arrival_time
-        seed = self._random.getrandbits(62) if params.seed is None else params.seed
-        children = [request_id] if params.n == 1 else [f"{i}_{request_id}" for i in range(params.n)]
-        self.output_processor.add(
-            request_id, children, parsed.text, token_ids, params, lora_request, arrival_time
+        self.add_new(
+            self.check_request(request_id, prompt, params, arrival_time, lora_request, priority)
         )
-        for i, child in enumerate(children):
-            message = CoreRequest(
-                request_id=child,
-                prompt_token_ids=tuple(token_ids),
-                params=params,
-                seed=seed + i,
-                eos_token_ids=self.eos_token_ids,
-                arrival_time=arrival_time,
-                lora=lora_request,
-                priority=priority,
-                cache_salt=parsed.cache_salt,
+
+    def check_request(
+        self,
+        request_id: str,
+        prompt: Prompt | ParsedPrompt,
+        params: SamplingParams,
+        arrival_time: float | None = None,
+        lora_request: LoRARequest | None = None,
+        priority: int = 0,
+    ) -> NewRequest:
+        """Do what ``add_request`` does before it queues; for any thread, beside steps.
+
+        Parameters and errors are those of ``add_request``.
+        """
+        if isinstance(lora_request, LoRARequest):
+            self.core.library()
+        maker = RequestMaker(self._encoder, self.core.info, self.eos_token_ids, self.max_logprobs)
+        return maker.make(request_id, prompt, params, arrival_time, lora_request, priority)
+
+    def add_new(self, new: NewRequest) -> None:
+        """Queue a request that ``check_request`` made: all of it, or nothing after an error."""
+        with self._lock, Transaction(self):
+            params = new.params
+            children = [str(next(self._core_ids)) for _ in range(params.n)]
+            request = self.output_processor.make(
+                new.request_id,
+                children,
+                new.text,
+                new.token_ids,
+                params,
+                new.lora_request,
+                new.arrival_time,
             )
-            self.core.add(message)
+            seed = self._random.getrandbits(62) if params.seed is None else params.seed
+            for i, child in enumerate(children):
+                message = CoreRequest(
+                    request_id=child,
+                    prompt_token_ids=tuple(new.token_ids),
+                    params=params,
+                    seed=seed + i,
+                    eos_token_ids=self.eos_token_ids,
+                    arrival_time=new.arrival_time,
+                    lora=new.lora_request,
+                    priority=new.priority,
+                    cache_salt=new.cache_salt,
+                )
+                self.core.add(message)
+            # Last, and in one go: what the front does not expect, nobody has asked for.
+            self.output_processor.add(request)
 
     def step(self) -> list[RequestOutput]:
         """Advance every request by one step.
+
+        A step that is interrupted loses nothing: what it had begun is done again, and outputs
+        that it could not return come with the next one.
 
         Returns
         -------
         list[RequestOutput]
             Of the requests that have something new, as their ``output_kind`` says.
         """
-        processed = self.output_processor.process(self.core.step())
-        self.core.abort(processed.aborts)
-        return processed.request_outputs
+        with self._lock, Transaction(self):
+            outputs = self.core.step()
+            self.core.abort(self.output_processor.process(outputs))
+            self.core.acknowledge(len(outputs))
+            self.output_processor.let_out()
+        return self.output_processor.take()
 
     def has_unfinished_requests(self) -> bool:
         """Return whether any request is unfinished."""
         return self.output_processor.has_unfinished()
 
-    def abort_request(self, request_ids: str | Iterable[str]) -> None:
-        """End requests; ids that are not there are left alone."""
+    def get_num_unfinished_requests(self) -> int:
+        """Return how many requests are unfinished."""
+        return self.output_processor.num_unfinished()
+
+    def abort_request(self, request_ids: str | Iterable[str]) -> list[RequestOutput]:
+        """End requests and give back at once what they hold; other ids are left alone.
+
+        Returns
+        -------
+        list[RequestOutput]
+            The last output of each that was there, with finish_reason "abort" and what it has so
+            far; no step gives another.
+        """
+        outputs = []
         for request_id in [request_ids] if isinstance(request_ids, str) else list(request_ids):
-            self.core.abort(self.output_processor.abort(request_id))
+            with self._lock, Transaction(self):
+                running, output = self.output_processor.abort(request_id)
+                self.core.abort(running)
+                if output is not None:
+                    outputs.append(output)
+        return outputs
+
+    def mend(self) -> None:
+        """Make the books whole after a call that broke off; every call does so by itself.
+
+        The front's list of requests is the truth: the core forgets all others.
+        """
+        self.core.mend()
+        self.output_processor.mend()
+        self.core.keep_only(self.output_processor.expected())
 
     def get_tokenizer(self) -> Tokenizer:
         """Return the tokenizer.
@@ -196,9 +295,26 @@ class LLMEngine:
             raise InputError(text)
         return self.tokenizer
 
-    def reset_prefix_cache(self) -> None:
-        """Forget every cached prefix."""
-        self.core.reset_prefix_cache()
+    def reset_prefix_cache(
+        self, reset_running_requests: bool = False, reset_connector: bool = False
+    ) -> bool:
+        """Forget every cached prefix.
+
+        Parameters
+        ----------
+        reset_running_requests : bool
+            Compute running requests again as well.
+        reset_connector : bool
+            Without effect: there is no cache beside this one.
+
+        Returns
+        -------
+        bool
+            True: it always can.
+        """
+        with self._lock, Transaction(self):
+            self.core.reset_prefix_cache(reset_running_requests=reset_running_requests)
+        return True
 
     def add_lora(self, lora_request: LoRARequest) -> bool:
         """Read an adapter before its first request.
@@ -208,7 +324,8 @@ class LLMEngine:
         AdapterError
             If it cannot be honoured exactly.
         """
-        return self.core.library().add(lora_request)
+        with self._lock, Transaction(self):
+            return self.core.library().add(lora_request)
 
     def begin_add_lora(self, lora_request: LoRARequest) -> bool:
         """Do as ``add_lora`` while a thread reads the files, so that steps can go on.
@@ -223,19 +340,23 @@ class LLMEngine:
         AdapterError
             If it cannot be honoured exactly.
         """
-        return self.core.library().begin_add(lora_request)
+        with self._lock, Transaction(self):
+            return self.core.library().begin_add(lora_request)
 
     def cancel_add_lora(self, lora_request: LoRARequest) -> None:
         """Give up what ``begin_add_lora`` began."""
-        self.core.library().cancel_add(lora_request)
+        with self._lock, Transaction(self):
+            self.core.library().cancel_add(lora_request)
 
     def remove_lora(self, lora_id: int) -> bool:
         """Forget an adapter's id; return whether it was known."""
-        return self.core.library().remove(lora_id)
+        with self._lock, Transaction(self):
+            return self.core.library().remove(lora_id)
 
     def list_loras(self) -> set[int]:
         """Return the ids of the adapters that are known."""
-        return self.core.library().ids()
+        with self._lock, Transaction(self):
+            return self.core.library().ids()
 
     def pin_lora(self, lora_id: int) -> bool:
         """Keep an adapter in memory.
@@ -245,21 +366,56 @@ class LLMEngine:
         AdapterError
             If the id is not known.
         """
-        return self.core.library().pin(lora_id)
+        with self._lock, Transaction(self):
+            return self.core.library().pin(lora_id)
 
-    def _check_types(self, params: SamplingParams, lora_request: LoRARequest | None) -> None:
-        if not isinstance(params, SamplingParams):
-            text = f"params must be SamplingParams, got {type(params).__name__}"
-            raise InputError(text)
-        if lora_request is not None and not isinstance(lora_request, LoRARequest):
-            text = (
-                "lora_request must be a LoRARequest or None, got "
-                f"{type(lora_request).__name__}: write LoRARequest(name, id, path)"
-            )
-            raise InputError(text)
+    def get_metrics(self) -> list[Metric]:
+        """Return what the engine counts, as it is now.
 
-    def _token_ids(self, prompt: ParsedPrompt) -> list[int]:
-        if prompt.token_ids is not None:
-            return prompt.token_ids
-        ids: list[int] = self.get_tokenizer()(prompt.text).input_ids
-        return ids
+        Returns
+        -------
+        list[Metric]
+            Requests that run and wait, tokens, use of the KV cache, the prefix cache, preemptions.
+        """
+        return snapshot(self.core.scheduler, self.model_config.served_model_name)
+
+    def do_log_stats(self) -> None:
+        """Write the metrics to the log, in one line."""
+        values = {m.name: m.value for m in self.get_metrics() if isinstance(m, Counter | Gauge)}
+        _logger.info("%s", ", ".join(f"{name}={value:g}" for name, value in values.items()))
+
+    def get_supported_tasks(self) -> tuple[str, ...]:
+        """Return what the engine does: it generates."""
+        return ("generate",)
+
+    @property
+    def vllm_config(self) -> EngineConfig:
+        """What the engine was made with, under vLLM's names."""
+        return engine_config(self.core, self.engine_args)
+
+    @property
+    def model_config(self) -> ServedModel:
+        """The model and its limits."""
+        return self.vllm_config.model_config
+
+    def reset_mm_cache(self) -> None:
+        """Do nothing: there is no cache of pictures."""
+
+    def reset_encoder_cache(self) -> None:
+        """Do nothing: there is no encoder."""
+
+    def is_sleeping(self) -> bool:
+        """Return False: weights and KV cache are in place as long as the engine lives."""
+        return False
+
+    def sleep(self, level: int = 1, mode: str = "abort") -> NoReturn:
+        """Refuse: nothing runs but in ``step``."""
+        text = (
+            "sleep of an LLMEngine is not served: it runs nothing unless step() is called, and "
+            "weights and KV cache stay in memory as long as it lives"
+        )
+        raise InputError(text)
+
+    def wake_up(self, tags: Sequence[str] | None = None) -> bool:
+        """Return True: the engine is awake."""
+        return True

@@ -12,6 +12,7 @@ KV_SHARE = 0.25
 LORA_SHARE = 0.1
 
 _ALIGNMENT = 64
+_TOKEN_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -26,15 +27,22 @@ class MemoryPlan:
         Chunks of adapter memory, each as large as a KV block.
     chunk_bytes : int
         Of a chunk: those of a block, rounded up to what tiles are aligned to.
+    max_model_len : int
+        Longest sequence in tokens: what was asked for, or what fits.
     """
 
     num_blocks: int
     num_chunks: int
     chunk_bytes: int
+    max_model_len: int
 
 
 class Memory(Protocol):
     """What can be divided, and how it is if the user does not say."""
+
+    @property
+    def free(self) -> int:
+        """Bytes that there are at all, whatever share of them is the engine's."""
 
     def lora_bytes(self, kv_bytes: int) -> int:
         """Return what adapters get; ``kv_bytes`` are those that the user asked for, or 0."""
@@ -57,6 +65,11 @@ class HostMemory:
     """
 
     available: int
+
+    @property
+    def free(self) -> int:
+        """Bytes that there are at all."""
+        return self.available
 
     def lora_bytes(self, kv_bytes: int) -> int:
         """Return a tenth."""
@@ -94,6 +107,11 @@ class DeviceMemory:
     used: int
     activations: int
     graphs: int
+
+    @property
+    def free(self) -> int:
+        """Bytes that nobody uses, whatever share of the device is the engine's."""
+        return max(0, self.total - self.used)
 
     @property
     def available(self) -> int:
@@ -134,6 +152,7 @@ def plan_memory(
     num_blocks: int | None,
     lora_memory_bytes: int | None,
     enable_lora: bool,
+    shorten: bool = False,
 ) -> MemoryPlan:
     """Divide the memory that is left.
 
@@ -150,11 +169,14 @@ def plan_memory(
         What the user asked for; ``num_blocks`` wins over the bytes.
     enable_lora : bool
         Without it no adapter memory is taken.
+    shorten : bool
+        If a sequence of ``max_model_len`` does not fit, make do with the longest that does.
 
     Raises
     ------
     OutOfMemoryError
-        If a single sequence of ``max_model_len`` does not fit.
+        If a single sequence of ``max_model_len`` does not fit, or what the user asked for is more
+        than there is.
     """
     per_sequence = -(-max_model_len // block_size)
     most_blocks = per_sequence * max_num_seqs
@@ -165,7 +187,17 @@ def plan_memory(
         lora_bytes = lora_memory_bytes or memory.lora_bytes((num_blocks or 0) * block_bytes)
     if num_blocks is None:
         num_blocks = min(memory.kv_bytes(lora_bytes) // block_bytes, most_blocks)
-    if num_blocks < per_sequence:
+    asked = num_blocks * block_bytes + lora_bytes
+    if asked > memory.free:
+        text = (
+            f"{num_blocks} KV blocks of {block_bytes:,} bytes and {lora_bytes:,} bytes for "
+            f"adapters are {asked:,} bytes, and {memory.free:,} are left; lower "
+            "num_gpu_blocks_override, kv_cache_memory_bytes or lora_memory_bytes"
+        )
+        raise OutOfMemoryError(text)
+    if shorten and 0 < num_blocks < per_sequence:
+        max_model_len = num_blocks * block_size
+    elif num_blocks < per_sequence:
         where, remedies = memory.explain()
         text = (
             f"the KV cache has room for {num_blocks} blocks of {block_size} tokens "
@@ -175,4 +207,27 @@ def plan_memory(
         )
         raise OutOfMemoryError(text)
     chunk_bytes = -(-block_bytes // _ALIGNMENT) * _ALIGNMENT
-    return MemoryPlan(num_blocks, lora_bytes // chunk_bytes, chunk_bytes)
+    return MemoryPlan(num_blocks, lora_bytes // chunk_bytes, chunk_bytes, max_model_len)
+
+
+def check_rows(max_num_seqs: int, max_model_len: int, free: int) -> None:
+    """Check that the token history of every running request fits.
+
+    Parameters
+    ----------
+    max_num_seqs, max_model_len : int
+    free : int
+        Bytes that are left.
+
+    Raises
+    ------
+    OutOfMemoryError
+        They do not fit.
+    """
+    needed = max_num_seqs * max_model_len * _TOKEN_BYTES
+    if needed > free:
+        text = (
+            f"the token ids of max_num_seqs={max_num_seqs} requests of max_model_len="
+            f"{max_model_len} take {needed:,} bytes, and {free:,} are left; lower one of them"
+        )
+        raise OutOfMemoryError(text)

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from plait_sampling.token_logprobs import TokenLogprobs
 
 
+_LONGEST_REASON = 500
+"""Characters of a foreign error that a message repeats."""
+
+
 @dataclass(frozen=True)
 class CoreRequest:
     """One sequence to generate; a request with n > 1 is n of these.
@@ -20,7 +24,7 @@ class CoreRequest:
     Attributes
     ----------
     request_id : str
-        Unique among the requests in the core.
+        The front's own name for it, never used twice; what users call a request stays in the front.
     prompt_token_ids : tuple[int, ...]
     params : SamplingParams
         ``n`` and ``stop`` are the front's business and ignored here.
@@ -60,6 +64,28 @@ class ErrorInfo:
         """Describe ``error``."""
         return cls(type(error).__name__, str(error))
 
+    @classmethod
+    def of_fault(
+        cls, error: BaseException, what: str, kind: type[errors.PlaitError] = errors.PlaitError
+    ) -> ErrorInfo:
+        """Describe any error that a request's own data raised.
+
+        Parameters
+        ----------
+        error : BaseException
+            One of plait's own describes itself.
+        what : str
+            What cannot be done.
+        kind : type[PlaitError]
+            What the request fails with.
+        """
+        if isinstance(error, errors.PlaitError):
+            return cls.of(error)
+        reason = str(error)
+        if len(reason) > _LONGEST_REASON:
+            reason = reason[:_LONGEST_REASON] + "…"
+        return cls(kind.__name__, f"{what}: {type(error).__name__}: {reason}")
+
     def to_error(self) -> errors.PlaitError:
         """Make the error again."""
         kind = getattr(errors, self.kind, errors.PlaitError)
@@ -87,6 +113,9 @@ class CoreOutput:
     request_id : str
     new_token_ids : tuple[int, ...]
         0..k tokens.
+    start : int
+        Output tokens that the request had before them, so that an output that comes twice is
+        known.
     logprobs : TokenLogprobs | None
         Of the new tokens.
     prompt_logprobs : TokenLogprobs | None
@@ -110,3 +139,4 @@ class CoreOutput:
     error: ErrorInfo | None = None
     num_cached_tokens: int = 0
     events: CoreEvents | None = None
+    start: int = 0

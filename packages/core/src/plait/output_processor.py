@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import reprlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from plait.completion_state import CompletionState
 from plait.detokenizer import TokenDecoder
-from plait.messages import CoreEvents
+from plait.messages import CoreEvents, ErrorInfo
 from plait.outputs import RequestMetrics, RequestOutput
 from plait.top_logprobs import make_logprobs
 from plait_kernels.errors import InputError
@@ -24,24 +25,8 @@ if TYPE_CHECKING:
     from plait_sampling.params import SamplingParams
 
 
-@dataclass(frozen=True)
-class ProcessedOutputs:
-    """What came of one step.
-
-    Attributes
-    ----------
-    request_outputs : list[RequestOutput]
-        One for each request with news that its ``output_kind`` lets out.
-    aborts : list[str]
-        Children that are finished here and must be ended in the core.
-    """
-
-    request_outputs: list[RequestOutput]
-    aborts: list[str]
-
-
 @dataclass
-class _Request:
+class FrontRequest:
     """A request and the state of its children."""
 
     request_id: str
@@ -65,8 +50,20 @@ class _Request:
         return [name for name, child in self.children.items() if child.finish_reason is None]
 
 
+@dataclass
+class _Delivery:
+    """Outputs on their way to the caller, and the requests that do not know yet."""
+
+    outputs: list[RequestOutput]
+    unmarked: list[FrontRequest] = field(default_factory=list)
+
+
 class OutputProcessor:
     """Makes text and outputs of the core's tokens. The front's half of a request's life.
+
+    A user's id lives here only: the core knows each child by an id of its own, which is never used
+    twice, and what it says of a child that nobody expects (any more) is dropped. Calls that are
+    broken off may be repeated after ``mend``.
 
     Parameters
     ----------
@@ -76,27 +73,31 @@ class OutputProcessor:
 
     def __init__(self, tokenizer: Tokenizer | None) -> None:
         self._decoder = None if tokenizer is None else TokenDecoder(tokenizer)
-        self._requests: dict[str, _Request] = {}
-        self._parents: dict[str, _Request] = {}
+        # The truth: who is here. What follows from it is worked out again by ``mend``.
+        self._requests: dict[str, FrontRequest] = {}
+        self._parents: dict[str, FrontRequest] = {}
+        self._changed: dict[str, FrontRequest] = {}
+        # At most one entry: a dictionary gives it up in one go.
+        self._box: dict[str, _Delivery] = {}
 
-    def add(
+    def make(
         self,
         request_id: str,
-        children: list[str],
+        children: Sequence[str],
         prompt: str | None,
         prompt_token_ids: Sequence[int],
         params: SamplingParams,
         lora_request: LoRARequest | None,
         arrival_time: float,
-    ) -> None:
-        """Expect outputs of a request. Call it before the core can send any.
+    ) -> FrontRequest:
+        """Make the front's half of a request, for ``add``. Nothing changes yet.
 
         Parameters
         ----------
         request_id : str
             Unique among unfinished requests.
-        children : list[str]
-            Request ids in the core, one a completion, in order.
+        children : Sequence[str]
+            Ids in the core, one a completion, in order; never used before.
         prompt : str | None
         prompt_token_ids : Sequence[int]
         params : SamplingParams
@@ -107,27 +108,30 @@ class OutputProcessor:
         Raises
         ------
         InputError
-            An id is in use, or there are stop strings and no tokenizer. Nothing is kept then.
+            The id is in use, there are stop strings and no tokenizer, or no text can be made.
         """
-        used = [name for name in children if name in self._parents]
-        if request_id in self._requests or used:
+        if request_id in self._requests or request_id in self._untold_ends():
             message = (
-                f"request id {request_id!r} is in use by an unfinished request; allowed: an id "
-                "that no unfinished request has. Choose another, or wait."
+                f"request id {reprlib.repr(request_id)} is in use by an unfinished request; "
+                "allowed: an id that no unfinished request has. Choose another, or wait."
             )
             raise InputError(message)
         if params.stop and self._decoder is None:
+            stop = reprlib.repr(list(params.stop))
             message = (
-                f"stop={list(params.stop)!r} needs a tokenizer and the engine has none; "
+                f"stop={stop} needs a tokenizer and the engine has none; "
                 "use stop_token_ids, or make the engine with skip_tokenizer_init=False."
             )
             raise InputError(message)
         decoder = self._decoder if params.detokenize else None
-        states = {
-            name: CompletionState(index, params, decoder, prompt_token_ids, lora_request)
-            for index, name in enumerate(children)
-        }
-        request = _Request(
+        try:
+            states = {
+                name: CompletionState(index, params, decoder, prompt_token_ids, lora_request)
+                for index, name in enumerate(children)
+            }
+        except Exception as error:  # whatever the tokenizer makes of the prompt's last tokens
+            raise _no_text(error).to_error() from error
+        request = FrontRequest(
             request_id,
             prompt,
             list(prompt_token_ids),
@@ -138,34 +142,55 @@ class OutputProcessor:
         )
         if params.prompt_logprobs is not None and len(request.prompt_token_ids) == 1:
             request.prompt_logprobs = [None]
-        self._requests[request_id] = request
-        self._parents.update(dict.fromkeys(children, request))
+        return request
 
-    def process(self, outputs: Sequence[CoreOutput]) -> ProcessedOutputs:
-        """Take what the core gave in one step.
+    def add(self, request: FrontRequest) -> None:
+        """Expect outputs of a request."""
+        self._parents.update(dict.fromkeys(request.children, request))
+        # Last: from this one the other is worked out again.
+        self._requests[request.request_id] = request
 
-        Outputs of requests that are not expected (any more) are dropped: the core may be ahead
-        of an abort.
+    def process(self, outputs: Sequence[CoreOutput]) -> list[str]:
+        """Take what the core tells; ``let_out`` makes outputs of it.
+
+        Outputs that were taken before, or whose request is not expected any more, change nothing.
 
         Parameters
         ----------
         outputs : Sequence[CoreOutput]
+
+        Returns
+        -------
+        list[str]
+            Children that are over here and must be ended in the core.
         """
         aborts: list[str] = []
-        changed: dict[str, _Request] = {}
         for output in outputs:
             request = self._parents.get(output.request_id)
-            if request is None:
-                continue
-            aborts += self._take(request, output)
-            changed[request.request_id] = request
-        made = [self._make_output(request) for request in changed.values()]
-        for request in changed.values():
-            if request.finished:
-                self._forget(request)
-        return ProcessedOutputs([output for output in made if output is not None], aborts)
+            if request is not None:
+                self._changed[request.request_id] = request
+                aborts += self._take_or_fail(request, output)
+            elif output.finish_reason is None:
+                aborts.append(output.request_id)
+        return aborts
 
-    def abort(self, request_id: str) -> list[str]:
+    def let_out(self) -> None:
+        """Make outputs of all news, one a request; its ``output_kind`` may hold them back."""
+        if not self._changed:
+            return
+        changed = list(self._changed.values())
+        made = [output for request in changed if (output := self._make_output(request))]
+        before = self._box.get("next")
+        earlier = before.outputs if before else []
+        # From here on they are let out, whatever happens: ``mend`` does the rest again.
+        self._box["next"] = _Delivery(earlier + made, changed)
+        self._mark()
+
+    def take(self) -> list[RequestOutput]:
+        """Hand over the outputs that were let out, each once."""
+        return self._box.pop("next", _NOTHING).outputs
+
+    def abort(self, request_id: str) -> tuple[list[str], RequestOutput | None]:
         """Forget a request.
 
         Parameters
@@ -176,63 +201,119 @@ class OutputProcessor:
         -------
         list[str]
             Its children that were running, to be ended in the core; empty for an unknown id.
+        RequestOutput | None
+            Its last output, finished by "abort"; None for an unknown id.
         """
+        delivery = self._box.get("next")
+        if delivery is not None:
+            self._take_back(delivery, request_id)
         request = self._requests.get(request_id)
         if request is None:
-            return []
-        running = request.unfinished_children()
+            return [], None
         self._forget(request)
-        return running
+        running = request.unfinished_children()
+        for name in running:
+            _end(request.children[name], "abort")
+        return running, self._make_output(request, last=True)
 
     def has_unfinished(self) -> bool:
-        """Return whether any request is unfinished."""
-        return bool(self._requests)
+        """Return whether any request is unfinished, or its end is not handed over yet."""
+        return bool(self._requests or self._box)
 
-    def _take(self, request: _Request, output: CoreOutput) -> list[str]:
+    def num_unfinished(self) -> int:
+        """Return how many requests are unfinished."""
+        return len(self._requests)
+
+    def expected(self) -> set[str]:
+        """Return the children that are unfinished here."""
+        requests = self._requests.values()
+        return {name for request in requests for name in request.unfinished_children()}
+
+    def mend(self) -> None:
+        """Make the books whole after a call that broke off, wherever that was."""
+        self._mark()
+        for request in self._requests.values():
+            for child in request.children.values():
+                child.mend()
+            if request.finished:
+                self._changed[request.request_id] = request
+        requests = self._requests
+        self._parents = {name: r for r in requests.values() for name in r.children}
+        self._changed = {name: r for name, r in self._changed.items() if requests.get(name) is r}
+
+    def _mark(self) -> None:
+        """Let the requests know that their outputs have been let out; the finished ones go."""
+        delivery = self._box.get("next")
+        if delivery is None:
+            return
+        for request in delivery.unmarked:
+            for child in request.children.values():
+                child.mark_sent()
+            if request.params.output_kind is RequestOutputKind.DELTA:
+                request.prompt_logprobs = None
+            if request.finished:
+                self._forget(request)
+        if delivery.unmarked:
+            self._changed = {}
+            delivery.unmarked = []
+
+    def _untold_ends(self) -> set[str]:
+        delivery = self._box.get("next")
+        outputs = delivery.outputs if delivery else []
+        return {output.request_id for output in outputs if output.finished}
+
+    def _take_back(self, delivery: _Delivery, request_id: str) -> None:
+        kept = [output for output in delivery.outputs if output.request_id != request_id]
+        if kept:
+            delivery.outputs = kept
+        else:
+            self._box.pop("next", None)
+
+    def _take_or_fail(self, request: FrontRequest, output: CoreOutput) -> list[str]:
+        try:
+            return self._take(request, output)
+        except Exception as error:  # whatever the tokenizer makes of a request's own tokens
+            return self._fail(request, _no_text(error).to_error())
+
+    def _take(self, request: FrontRequest, output: CoreOutput) -> list[str]:
         child = request.children[output.request_id]
-        if child.finish_reason is not None:
-            return []
         if output.events is not None:
             request.events[output.request_id] = output.events
         request.num_cached_tokens = max(request.num_cached_tokens, output.num_cached_tokens)
         if output.prompt_logprobs is not None and not request.prompt_logprobs_known:
-            request.prompt_logprobs_known = True
             decoder = self._decoder if request.params.detokenize else None
             request.prompt_logprobs = [None, *make_logprobs(output.prompt_logprobs, decoder)]
+            request.prompt_logprobs_known = True
         if output.error is not None:
-            return self._fail(request, output.request_id, output.error.to_error())
-        stopped_here = child.take(output)
-        return [output.request_id] if stopped_here else []
+            failed = self._fail(request, output.error.to_error())
+            return [name for name in failed if name != output.request_id]
+        return [output.request_id] if child.take(output) else []
 
-    def _fail(self, request: _Request, failed: str, error: PlaitError) -> list[str]:
+    def _fail(self, request: FrontRequest, error: PlaitError) -> list[str]:
+        """End a request; return the children that were running."""
         request.error = error
         running = request.unfinished_children()
         for name in running:
-            request.children[name].end("error")
-        return [name for name in running if name != failed]
+            _end(request.children[name], "error")
+        return running
 
-    def _make_output(self, request: _Request) -> RequestOutput | None:
+    def _make_output(self, request: FrontRequest, *, last: bool = False) -> RequestOutput | None:
         kind = request.params.output_kind
         finished = request.finished
         if kind is RequestOutputKind.FINAL_ONLY and not finished:
             return None
         children = request.children.values()
-        if not any(child.has_news for child in children):
+        if not last and not any(child.has_news for child in children):
             return None
         delta = kind is RequestOutputKind.DELTA
         completions = [
             child.make_output(delta=delta) for child in children if child.has_news or not delta
         ]
-        for child in children:
-            child.mark_sent()
-        prompt_logprobs = request.prompt_logprobs
-        if delta:
-            request.prompt_logprobs = None
         return RequestOutput(
             request_id=request.request_id,
             prompt=request.prompt,
             prompt_token_ids=request.prompt_token_ids,
-            prompt_logprobs=prompt_logprobs,
+            prompt_logprobs=request.prompt_logprobs,
             outputs=completions,
             finished=finished,
             metrics=_metrics(request),
@@ -241,13 +322,29 @@ class OutputProcessor:
             error=request.error,
         )
 
-    def _forget(self, request: _Request) -> None:
-        del self._requests[request.request_id]
+    def _forget(self, request: FrontRequest) -> None:
+        if self._requests.get(request.request_id) is request:
+            del self._requests[request.request_id]
+        self._changed.pop(request.request_id, None)
         for name in request.children:
-            del self._parents[name]
+            self._parents.pop(name, None)
 
 
-def _metrics(request: _Request) -> RequestMetrics:
+_NOTHING = _Delivery([])
+
+
+def _no_text(error: Exception) -> ErrorInfo:
+    return ErrorInfo.of_fault(error, "the tokens cannot be made into text", InputError)
+
+
+def _end(child: CompletionState, reason: str) -> None:
+    try:
+        child.end(reason)
+    except Exception:  # no text can be made of the rest, which is no reason to go on
+        child.cut(reason)
+
+
+def _metrics(request: FrontRequest) -> RequestMetrics:
     tokens = sum(len(child.token_ids) for child in request.children.values())
     events = list(request.events.values())
     if not events:

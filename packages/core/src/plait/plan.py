@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from plait.messages import ErrorInfo
     from plait_lora.commands import StoreCommands
     from plait_lora.identity import AdapterKey
     from plait_sampling.params import SamplingParams
     from plait_sampling.token_logprobs import TokenLogprobs
 
 Int32 = NDArray[np.int32]
+
+FailedLoad: TypeAlias = "tuple[AdapterKey, ErrorInfo]"
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,12 +98,17 @@ class StepResult:
     token_start : ndarray, int32 [n + 1]
         The tokens sampled for ``plan.row[i]`` are ``token_ids[token_start[i]:token_start[i + 1]]``.
     token_ids : ndarray, int32 [sum]
+        −1 where no token could be drawn, as none has a finite logit.
     logprobs : tuple[TokenLogprobs | None, ...]
         Of each row's sampled tokens, where it asked.
     prompt_logprobs : tuple[TokenLogprobs | None, ...]
         Of the prompt tokens that follow the positions each row ran, where it asked.
     loaded : tuple[AdapterKey, ...]
         Adapters whose load has finished.
+    failed_loads : tuple[FailedLoad, ...]
+        Adapters that could not be loaded, and why.
+    row_errors : Mapping[int, ErrorInfo]
+        By place in the plan: rows whose parameters cannot be honoured. Their tokens mean nothing.
     """
 
     token_start: Int32
@@ -106,3 +116,5 @@ class StepResult:
     logprobs: tuple[TokenLogprobs | None, ...]
     prompt_logprobs: tuple[TokenLogprobs | None, ...]
     loaded: tuple[AdapterKey, ...]
+    failed_loads: tuple[FailedLoad, ...] = ()
+    row_errors: Mapping[int, ErrorInfo] = field(default_factory=dict)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NotRequired, TypeAlias, TypedDict
 
 from plait_kernels.errors import InputError
@@ -21,7 +22,7 @@ class TextPrompt(TypedDict):
     """
 
     prompt: str
-    cache_salt: NotRequired[str]
+    cache_salt: NotRequired[str | None]
 
 
 class TokensPrompt(TypedDict):
@@ -30,20 +31,51 @@ class TokensPrompt(TypedDict):
     Attributes
     ----------
     prompt_token_ids : list[int]
+    prompt : str, optional
+        The text that they stand for. It is kept for the output, and not read.
     cache_salt : str, optional
         Requests share cached prefixes only within one salt.
     """
 
     prompt_token_ids: list[int]
-    cache_salt: NotRequired[str]
+    prompt: NotRequired[str | None]
+    cache_salt: NotRequired[str | None]
 
 
 Prompt: TypeAlias = str | list[int] | TextPrompt | TokensPrompt
 """The forms of one prompt."""
 
+PromptType = Prompt
+"""vLLM's name for the forms of one prompt."""
+
 _KEYS = ("prompt", "prompt_token_ids", "cache_salt")
 _ONE = "the prompt"
 _FORMS = 'a str, a list of token ids, {"prompt": str} or {"prompt_token_ids": list of ids}'
+
+_TEXT_ONLY = "plait serves text models only"
+_IDLE: Mapping[str, str] = MappingProxyType(
+    {
+        "media_io_kwargs": _TEXT_ONLY,
+        "mm_processor_kwargs": _TEXT_ONLY,
+        "multi_modal_data": _TEXT_ONLY,
+        "multi_modal_uuids": _TEXT_ONLY,
+        "token_type_ids": "no served architecture reads token types",
+    }
+)
+"""Keys of vLLM's prompts that may be there as long as they hold nothing."""
+
+_REFUSED: Mapping[str, str] = MappingProxyType(
+    {
+        "data": "prompts for plug-ins (DataPrompt) are not served",
+        "data_format": "prompts for plug-ins (DataPrompt) are not served",
+        "decoder_prompt": "encoder-decoder models are not served",
+        "encoder_prompt": "encoder-decoder models are not served",
+        "prompt_embeds": "a prompt is text or token ids, not embeddings",
+    }
+)
+
+_SILENT = ("prompt_token_offsets",)
+"""They say more about the same tokens."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +85,7 @@ class ParsedPrompt:
     Attributes
     ----------
     text : str | None
-        Not empty.
+        Not empty, unless there are tokens, too.
     token_ids : list[int] | None
         Not empty; not yet checked against a model.
     cache_salt : str | None
@@ -148,26 +180,41 @@ def validate_token_ids(ids: Sequence[int], vocab_size: int, max_model_len: int) 
 
 
 def _parse_mapping(prompt: Mapping[str, Any]) -> ParsedPrompt:
-    unknown = [key for key in prompt if key not in _KEYS]
-    if unknown:
+    for key, value in prompt.items():
+        _check_key(key, value)
+    text, ids = prompt.get("prompt"), prompt.get("prompt_token_ids")
+    if text is None and ids is None:
         message = (
-            f"the prompt has a key that is not served here: got {unknown[0]!r}, allowed: "
-            f"{', '.join(_KEYS)}. Remove it."
-        )
-        raise InputError(message)
-    if ("prompt" in prompt) == ("prompt_token_ids" in prompt):
-        got = "both" if "prompt" in prompt else "neither"
-        message = (
-            f"the prompt needs one of prompt and prompt_token_ids: got {got}. Pass one of them."
+            "the prompt needs one of prompt and prompt_token_ids: got neither. Pass one of them."
         )
         raise InputError(message)
     salt = prompt.get("cache_salt")
     if salt is not None and not (isinstance(salt, str) and salt):
-        message = f"cache_salt of the prompt must be a str that is not empty: got {salt!r}."
+        message = f"cache_salt of the prompt must be a str that is not empty: got {salt!r:.80}."
         raise InputError(message)
-    if "prompt" in prompt:
-        return ParsedPrompt(text=_text(prompt["prompt"]), cache_salt=salt)
-    return ParsedPrompt(token_ids=_tokens(prompt["prompt_token_ids"]), cache_salt=salt)
+    if ids is None:
+        return ParsedPrompt(text=_text(text), cache_salt=salt)
+    # The tokens are what runs; the text is only told.
+    if text is not None and not isinstance(text, str):
+        raise _wrong_form(_ONE, text)
+    return ParsedPrompt(text, _tokens(ids), salt)
+
+
+def _check_key(key: Any, value: Any) -> None:
+    if key in _KEYS or key in _SILENT or (key == "type" and value == "token"):
+        return
+    holds_nothing = value is None or (isinstance(value, Mapping) and not value)
+    if key in _IDLE and holds_nothing:
+        return
+    reason = _IDLE.get(key) or _REFUSED.get(key)
+    if reason is not None:
+        message = f"the prompt has {key!r}: {reason}. Remove it (allowed: {', '.join(_KEYS)})."
+        raise InputError(message)
+    message = (
+        f"the prompt has a key that is not served here: got {key!r:.80}, allowed: "
+        f"{', '.join(_KEYS)}. Remove it."
+    )
+    raise InputError(message)
 
 
 def _text(text: Any) -> str:

@@ -13,7 +13,7 @@ from plait_sampling.token_logprobs import TokenLogprobs
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from plait.messages import CoreRequest
+    from plait.messages import CoreOutput, CoreRequest
     from plait_lora.identity import Mix
     from plait_lora.lease import Lease
 
@@ -105,12 +105,34 @@ class Request:
             self._hashes.append(block_hash(parent, tokens, self.mix))
         return self._hashes[:num_blocks]
 
-    def take_prompt_logprobs(self) -> TokenLogprobs | None:
-        """Return the prompt's logprobs, once: with the first token, when the prompt is done."""
+    def prompt_logprobs_to_send(self) -> TokenLogprobs | None:
+        """Return the prompt's logprobs with the first token, when the prompt is done."""
         if not self.wants_prompt_logprobs or not self.prompt_logprobs:
             return None
-        self.prompt_logprobs_sent = True
         return TokenLogprobs.concatenate(self.prompt_logprobs)
+
+    def take(self, output: CoreOutput) -> None:
+        """Take in the tokens that an output tells of, also if it was broken off in it before."""
+        if output.new_token_ids:
+            self.tokens[self.prompt_length + output.start :] = output.new_token_ids
+        if output.prompt_logprobs is not None:
+            self.prompt_logprobs_sent = True
+
+    def start_over(self) -> None:
+        """Hold nothing and wait to be computed again; who held what has been told already."""
+        if self.state is RequestState.RUNNING:
+            self.num_preemptions += 1
+        self.blocks = []
+        self.row = -1
+        self.lease = None
+        self.num_computed = self.num_pending = 0
+        self.prompt_logprobs.clear()
+        if self.mix:
+            self.state = RequestState.WAITING_ADAPTER
+        elif self.message.lora is not None:
+            self.state = RequestState.RESOLVING
+        else:
+            self.state = RequestState.WAITING
 
     def mark_scheduled(self) -> None:
         """Note the time of the first step that ran this request."""

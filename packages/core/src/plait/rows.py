@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
+from plait.messages import ErrorInfo
+from plait_kernels.errors import InputError
 from plait_kernels.transfer import upload
+from plait_sampling.params import SamplingParams
 from plait_sampling.rows import SamplingRows
 
 if TYPE_CHECKING:
@@ -73,10 +76,16 @@ class Rows:
         self.slot = np.full(max_num_seqs, -1, np.int32)
         self.prompt_logprobs: list[PromptLogprobs | None] = [None] * max_num_seqs
 
-    def apply(self, plan: StepPlan) -> None:
-        """Fill the plan's new rows and append its new blocks to the block tables."""
-        if plan.new_rows:
-            self._fill(plan.new_rows)
+    def apply(self, plan: StepPlan) -> dict[int, ErrorInfo]:
+        """Fill the plan's new rows and append its new blocks to the block tables.
+
+        Returns
+        -------
+        dict[int, ErrorInfo]
+            By place in the plan: rows whose parameters cannot be honoured, and why. They run
+            greedily, so that the others go on.
+        """
+        faults = self._fill(plan.new_rows) if plan.new_rows else {}
         if len(plan.new_blocks):
             owner = np.repeat(plan.row, plan.num_new_blocks)
             first = np.cumsum(plan.num_new_blocks) - plan.num_new_blocks
@@ -85,12 +94,13 @@ class Rows:
             )
             blocks = self.upload(plan.new_blocks)
             self.block_table[self.upload(owner), self.upload(place)] = blocks
+        return {plan.row.tolist().index(row): why for row, why in faults.items()}
 
     def append(self, row: Int32, length: Int32, token_ids: torch.Tensor) -> None:
-        """Write each row's drawn token, int64 [n], behind its ``length`` tokens."""
+        """Write each row's drawn token, int64 [n], behind its ``length`` tokens; −1 as 0."""
         # A sequence that is as long as it may be has no place for one more, and needs none.
         place = np.minimum(length, self.tokens.shape[1] - 1)
-        self.tokens[self.upload(row), self.upload(place)] = token_ids.to(torch.int32)
+        self.tokens[self.upload(row), self.upload(place)] = token_ids.clamp_min(0).to(torch.int32)
 
     def kv_slots(self, row: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
         """Return where k and v of tokens lie: block · block_size + place, int64 [tokens].
@@ -106,9 +116,16 @@ class Rows:
         """Return ``array`` as a tensor on the device."""
         return upload(array, self.device)
 
-    def _fill(self, new_rows: tuple[NewRow, ...]) -> None:
+    def _fill(self, new_rows: tuple[NewRow, ...]) -> dict[int, ErrorInfo]:
+        faults = {}
         for new in new_rows:
-            self.sampling.set(new.row, new.params, new.seed, new.eos_token_ids)
+            try:
+                self.sampling.set(new.row, new.params, new.seed, new.eos_token_ids)
+            except Exception as error:  # whatever its parameters do to arrays of numbers
+                self.sampling.set(new.row, SamplingParams(temperature=0), 0)
+                faults[new.row] = ErrorInfo.of_fault(
+                    error, "the sampling parameters cannot be honoured", InputError
+                )
             self.slot[new.row] = new.slot
             k = new.prompt_logprobs
             self.prompt_logprobs[new.row] = (
@@ -123,3 +140,4 @@ class Rows:
         self.tokens[at] = self.upload(token_ids)
         prompt_length = np.array([new.prompt_length for new in new_rows], np.int32)
         self.prompt_length[self.upload(row)] = self.upload(prompt_length)
+        return faults

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
 
+from plait.home_process import HomeProcess
 from plait.plan import Int32, StepPlan, StepResult
 from plait.step_outputs import StepOutputs
 from plait.token_layout import TokenLayout
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from plait.adapter_device import AdapterDevice
+    from plait.messages import ErrorInfo
     from plait.padded_steps import PaddedSteps
+    from plait.plan import FailedLoad
     from plait.rows import Rows
     from plait_kernels.lora_types import LoraBatch
     from plait_lora.identity import AdapterKey
@@ -61,6 +64,8 @@ class Started:
     sampled : ndarray, bool [n]
         Which rows of the plan draw a token.
     loaded : tuple[AdapterKey, ...]
+    failed_loads : tuple[FailedLoad, ...]
+    row_errors : Mapping[int, ErrorInfo]
         As in ``StepResult``.
     prompt_logprobs : Mapping[int, Sequence[LogprobsDownload]]
         By row of the plan, those that asked: parts that follow each other.
@@ -71,7 +76,9 @@ class Started:
     """
 
     sampled: npt.NDArray[np.bool_]
-    loaded: tuple[AdapterKey, ...]
+    loaded: tuple[AdapterKey, ...] = ()
+    failed_loads: tuple[FailedLoad, ...] = ()
+    row_errors: Mapping[int, ErrorInfo] = field(default_factory=dict)
     prompt_logprobs: Mapping[int, Sequence[LogprobsDownload]] = field(default_factory=dict)
     token_ids: Download | None = None
     logprobs: SampledLogprobs | None = None
@@ -95,6 +102,8 @@ class Started:
             tuple(logprobs.get(place) for place in range(rows)),
             tuple(prompt_logprobs.get(place) for place in range(rows)),
             self.loaded,
+            self.failed_loads,
+            self.row_errors,
         )
 
 
@@ -128,6 +137,7 @@ class Runner:
         self.kv = kv
         self.adapters = adapters
         self.padded_steps = padded_steps
+        self._home = HomeProcess(kv.device)
 
     @torch.inference_mode()
     def start(self, plan: StepPlan) -> Started:
@@ -144,17 +154,20 @@ class Runner:
         -------
         Started
         """
-        loaded = self.adapters.execute(plan.commands) if self.adapters else ()
-        self.rows.apply(plan)
+        self._home.enter()
+        failed_loads = self.adapters.execute(plan.commands) if self.adapters else ()
+        failed = {key for key, _ in failed_loads}
+        loaded = tuple(load.key for load in plan.commands.loads if load.key not in failed)
+        started = Started(plan.sample, loaded, failed_loads, self.rows.apply(plan))
         if not len(plan.row):
-            return Started(plan.sample, loaded)
+            return started
         outputs = self._run(plan)
-        prompt_logprobs = self._score_prompts(plan, outputs)
+        started = replace(started, prompt_logprobs=self._score_prompts(plan, outputs))
         if not plan.sample.any():
-            return Started(plan.sample, loaded, prompt_logprobs)
+            return started
         drawn = self._sample(plan, outputs.logits)
         token_ids = Download(drawn.token_ids.to(torch.int32))
-        return Started(plan.sample, loaded, prompt_logprobs, token_ids, drawn.logprobs)
+        return replace(started, token_ids=token_ids, logprobs=drawn.logprobs)
 
     def _run(self, plan: StepPlan) -> StepOutputs:
         if self.padded_steps is not None:

@@ -9,18 +9,21 @@ import bisect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from plait.finish import finish_of
+from plait.finish import fault_of, finish_of
 from plait.messages import CoreOutput, ErrorInfo
+from plait.metrics import SchedulerStats
 from plait.plan_builder import PlanBuilder
 from plait.request import Request, RequestState
-from plait_kernels.errors import InputError, PlaitError
+from plait_kernels.errors import PlaitError
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from plait.block_pool import BlockPool
     from plait.messages import CoreRequest
     from plait.plan import StepPlan, StepResult
     from plait_lora.commands import StoreCommands
-    from plait_lora.identity import Mix
+    from plait_lora.identity import AdapterKey, Mix
     from plait_lora.store import AdapterStore
     from plait_sampling.token_logprobs import TokenLogprobs
 
@@ -62,37 +65,34 @@ class Scheduler:
     Running requests come first, oldest first; then waiting ones in order of priority and arrival.
     Prompts are cut into chunks to fit the budget. When blocks run out, the youngest running
     request gives up its row and is computed again later.
+
+    Attributes
+    ----------
+    requests : dict[str, Request]
+        Those that are unfinished, by the front's name for them.
+    outputs : list[CoreOutput]
+        What happened to them, until ``acknowledge``. These two, and the tokens of each request,
+        are the truth: ``mend`` works everything else out again.
     """
 
     def __init__(self, config: SchedulerConfig, pool: BlockPool, store: AdapterStore) -> None:
         self.config = config
         self.pool = pool
         self.store = store
+        self.stats = SchedulerStats()
         self.requests: dict[str, Request] = {}
         self.waiting: list[Request] = []
         self.running: list[Request] = []
         self._free_rows = list(reversed(range(config.max_num_seqs)))
-        self._outputs: list[CoreOutput] = []
+        self.outputs: list[CoreOutput] = []
         self._in_flight: list[StepRecord] = []
-        self._redo: list[StoreCommands] = []
         self._added = 0
 
     # Life of a request
 
     def add(self, message: CoreRequest) -> Request:
-        """Queue a request.
-
-        Raises
-        ------
-        InputError
-            If a request of that id is there already.
-        """
-        if message.request_id in self.requests:
-            text = (
-                f"request id {message.request_id!r} is already in use by an unfinished request; "
-                "ids must be unique: choose another or abort that request first"
-            )
-            raise InputError(text)
+        """Queue a request."""
+        assert message.request_id not in self.requests, "the front uses no id twice"
         self._added += 1
         request = Request(message, self._added)
         self.requests[request.id] = request
@@ -109,54 +109,78 @@ class Scheduler:
         request.state = RequestState.WAITING_ADAPTER if mix else RequestState.WAITING
 
     def abort(self, request_id: str) -> None:
-        """End a request; one that is not there is left alone."""
+        """Forget a request, at once and without a word; one that is not there is left alone."""
         request = self.requests.get(request_id)
         if request is not None:
-            self._finish(request, CoreOutput(request_id, finish_reason="abort"))
+            self._drop(request)
 
     def fail(self, request: Request, error: PlaitError) -> None:
         """End a request that cannot be served; the others go on."""
-        output = CoreOutput(request.id, finish_reason="error", error=ErrorInfo.of(error))
-        self._finish(request, output)
+        self._fail(request, ErrorInfo.of(error))
 
     @property
     def has_work(self) -> bool:
         """Whether a step would do anything."""
-        return bool(self.requests or self._outputs)
+        return bool(self.requests or self.outputs)
+
+    def acknowledge(self, count: int) -> None:
+        """Forget the first ``count`` outputs: the front has taken them."""
+        del self.outputs[:count]
+
+    def preempt_all(self) -> None:
+        """Let every running request be computed again."""
+        for request in list(self.running):
+            self._preempt(request)
 
     # A step
 
     def schedule(self) -> StepPlan:
         """Choose the tokens of the next step and take the memory they need."""
         plan = PlanBuilder(self.config.max_num_batched_tokens)
-        if self._redo:
-            commands = self._redo.pop(0)
-        else:
-            preempted = self._schedule_running(plan)
-            if not preempted:
-                self._schedule_waiting(plan)
-            commands = self.store.take_commands()
+        preempted = self._schedule_running(plan)
+        if not preempted:
+            self._schedule_waiting(plan)
+        commands = self.store.take_commands()
         self._in_flight.append(StepRecord(plan.requests, commands))
         return plan.build(commands)
 
-    def roll_back(self) -> None:
-        """Take back every step that is planned and not committed, because one of them broke.
+    def mend(self) -> None:
+        """Make the books whole after a call that broke off, wherever that was.
 
-        Nobody knows how far it came: running requests are computed again, and the adapter
-        commands, which may be carried out twice, come first in the next steps.
+        Nobody knows how far the device came: every request is computed again from the tokens
+        that it has told of, and adapters are loaded again.
         """
-        # Ahead of commands that already wait to be given again: those are later ones.
-        self._redo[:0] = [record.commands for record in self._in_flight if record.commands]
+        for output in self.outputs:
+            if output.finish_reason is not None:
+                self.requests.pop(output.request_id, None)
+            elif output.request_id in self.requests:
+                self.requests[output.request_id].take(output)
         self._in_flight.clear()
-        for request in list(self.running):
-            self._preempt(request)
+        self.running.clear()
+        self._free_rows = list(reversed(range(self.config.max_num_seqs)))
+        self.pool.mend()
+        self.store.reset()
+        for request in self.requests.values():
+            request.start_over()
+        self.waiting = sorted(self.requests.values(), key=lambda r: r.sort_key)
 
-    def commit(self, plan: StepPlan, result: StepResult) -> list[CoreOutput]:
+    def keep_only(self, request_ids: Collection[str]) -> None:
+        """Forget all requests but these, and what is told of others."""
+        for request_id in [name for name in self.requests if name not in request_ids]:
+            self.abort(request_id)
+        self.outputs[:] = [o for o in self.outputs if o.request_id in request_ids]
+
+    def commit(self, plan: StepPlan, result: StepResult) -> None:
         """Take in a step's result: new tokens, full blocks, finished requests and loads."""
         record = self._in_flight.pop(0)
         self.store.loaded(result.loaded)
+        for key, why in result.failed_loads:
+            self._fail_load(key, why)
         for i, (request, epoch) in enumerate(record.requests):
             if request.state is not RequestState.RUNNING or request.num_preemptions != epoch:
+                continue
+            if i in result.row_errors:
+                self._fail(request, result.row_errors[i])
                 continue
             first, last = result.token_start[i], result.token_start[i + 1]
             tokens = result.token_ids[first:last].tolist()
@@ -164,8 +188,6 @@ class Scheduler:
             self._commit_row(
                 request, computed, tokens, result.logprobs[i], result.prompt_logprobs[i]
             )
-        outputs, self._outputs = self._outputs, []
-        return outputs
 
     # Choosing
 
@@ -238,6 +260,9 @@ class Scheduler:
         request.num_remembered = len(cached)
         if request.num_cached_tokens is None:
             request.num_cached_tokens = num_cached
+            if self.pool.enable_caching and not request.wants_prompt_logprobs:
+                self.stats.prefix_cache_queries += request.prompt_length
+                self.stats.prefix_cache_hits += num_cached
         request.row = self._free_rows.pop()
         request.state = RequestState.RUNNING
         request.mark_scheduled()
@@ -272,6 +297,7 @@ class Scheduler:
         request.num_computed = request.num_pending = 0
         request.prompt_logprobs.clear()
         request.num_preemptions += 1
+        self.stats.preemptions += 1
         request.state = RequestState.WAITING_ADAPTER if request.mix else RequestState.WAITING
         bisect.insort(self.waiting, request, key=lambda r: r.sort_key)
 
@@ -289,11 +315,27 @@ class Scheduler:
             self.store.release(request.lease)
             request.lease = None
 
-    def _finish(self, request: Request, output: CoreOutput) -> None:
+    def _fail(self, request: Request, why: ErrorInfo) -> None:
+        self._tell(request, CoreOutput(request.id, finish_reason="error", error=why))
+
+    def _fail_load(self, key: AdapterKey, why: ErrorInfo) -> None:
+        for request in list(self.requests.values()):
+            if request.lease is not None and any(key == named for named, _ in request.mix):
+                self._fail(request, why)
+        self.store.failed(key)
+
+    def _tell(self, request: Request, output: CoreOutput) -> None:
+        """Let an output out, and then let what it says be so."""
+        # First: ``mend`` goes by what has been told.
+        self.outputs.append(output)
+        request.take(output)
+        if output.finish_reason is not None:
+            self._drop(request)
+
+    def _drop(self, request: Request) -> None:
         self._release(request)
         request.state = RequestState.FINISHED
         del self.requests[request.id]
-        self._outputs.append(output)
 
     def _commit_row(
         self,
@@ -303,29 +345,29 @@ class Scheduler:
         logprobs: TokenLogprobs | None,
         prompt_logprobs: TokenLogprobs | None,
     ) -> None:
+        self.stats.count_row(request, tokens)
         if prompt_logprobs is not None:
             request.prompt_logprobs.append(prompt_logprobs)
         request.num_pending -= bool(tokens)
         self._remember_blocks(request, computed)
-        if not tokens:
-            return
-        request.tokens += tokens
-        request.mark_token()
-        finish_reason, stop_reason = finish_of(request, self.config.max_model_len)
-        output = CoreOutput(
-            request.id,
-            tuple(tokens),
-            logprobs,
-            request.take_prompt_logprobs(),
-            finish_reason,
-            stop_reason,
-            num_cached_tokens=request.num_cached_tokens or 0,
-            events=request.events(),
-        )
-        if finish_reason is None:
-            self._outputs.append(output)
-        else:
-            self._finish(request, output)
+        why = fault_of(request, tokens, logprobs, prompt_logprobs)
+        if why is not None:
+            self._fail(request, why)
+        elif tokens:
+            request.mark_token()
+            finish_reason, stop_reason = finish_of(request, tokens, self.config.max_model_len)
+            output = CoreOutput(
+                request.id,
+                tuple(tokens),
+                logprobs,
+                request.prompt_logprobs_to_send(),
+                finish_reason,
+                stop_reason,
+                num_cached_tokens=request.num_cached_tokens or 0,
+                events=request.events(),
+                start=len(request.tokens) - request.prompt_length,
+            )
+            self._tell(request, output)
 
     def _remember_blocks(self, request: Request, computed: int) -> None:
         full = min(computed, len(request.tokens)) // self.config.block_size

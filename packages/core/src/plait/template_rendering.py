@@ -96,11 +96,16 @@ class BoundedTemplate:
 
 def _mark_open(message: dict[str, Any]) -> str:
     """Mark the end of the last message, and give what it says."""
-    content = message.get("content")
+    content, holder, key = message.get("content"), message, "content"
+    if isinstance(content, list):
+        # The last part that is text.
+        parts = [part for part in content if isinstance(part, dict) and "text" in part]
+        holder, key = (parts[-1], "text") if parts else ({}, "text")
+        content = holder.get(key)
     if not isinstance(content, str):
         text = "continue_final_message is True, and the last message has no content to continue"
         raise ValueError(text)
-    message["content"] = content + _OPEN
+    holder[key] = content + _OPEN
     return content
 
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from plait.tokenizer_files import check_json_files, check_tokenizer_files, mended
 from plait_kernels.errors import ModelError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from transformers import PreTrainedTokenizerBase
 
     Tokenizer: TypeAlias = PreTrainedTokenizerBase
@@ -78,63 +75,3 @@ def _load_directory(directory: Path, trust_remote_code: bool) -> Tokenizer:
         # A byte order mark would be written into every prompt.
         tokenizer.chat_template = tokenizer.chat_template.removeprefix("\ufeff")
     return tokenizer
-
-
-def load_generation_config(path: str | Path) -> dict[str, Any]:
-    """Read a model directory's generation defaults.
-
-    Parameters
-    ----------
-    path : str | Path
-        A model directory, or a ``.gguf`` file, which has none.
-
-    Returns
-    -------
-    dict[str, Any]
-        Content of ``generation_config.json``; where that file is missing, the end-of-sequence
-        tokens of ``config.json``, as transformers has it; else empty.
-
-    Raises
-    ------
-    ModelError
-        A file is not JSON.
-    """
-    directory = Path(path).expanduser()
-    own = directory / "generation_config.json"
-    if own.is_file():
-        return _read_json(own)
-    config = directory / "config.json"
-    eos = _read_json(config).get("eos_token_id") if config.is_file() else None
-    return {} if eos is None else {"eos_token_id": eos}
-
-
-def eos_token_ids(
-    tokenizer: Tokenizer | None, generation_config: Mapping[str, Any]
-) -> tuple[int, ...]:
-    """Collect the tokens that end a sequence.
-
-    Parameters
-    ----------
-    tokenizer : Tokenizer | None
-    generation_config : Mapping[str, Any]
-        ``eos_token_id`` there is one id or a list.
-
-    Returns
-    -------
-    tuple[int, ...]
-        Sorted, each once.
-    """
-    configured = generation_config.get("eos_token_id")
-    ids = set(configured) if isinstance(configured, list | tuple) else {configured}
-    if tokenizer is not None:
-        ids.add(tokenizer.eos_token_id)
-    return tuple(sorted(token for token in ids if token is not None))
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        message = f"{path} is not JSON: {error}. Replace the file with the model's original."
-        raise ModelError(message) from error
-    return content

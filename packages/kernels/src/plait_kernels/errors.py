@@ -4,12 +4,12 @@
     ├── InputError (ValueError)        a request, prompt or parameter that cannot be served
     │   ├── AdapterError               an adapter that cannot be honoured exactly
     │   ├── ModelError                 a model that cannot be loaded
-    │   └── KernelRequestError         a request for kernels that cannot be read or honoured
+    │   ├── KernelRequestError         a request for kernels that cannot be read or honoured
+    │   └── RequestsFailed             some requests of one call failed; carries the other outputs
     ├── KernelError                    a kernel that cannot be chosen or loaded
     │   ├── KernelRequestError         is an InputError too
     │   └── BackendUnusable            what a factory raises where nothing of its backend can run
-    ├── OutOfMemoryError               what was asked for does not fit in the memory there is
-    └── RequestsFailed (ValueError)    some requests of one call failed; carries the other outputs
+    └── OutOfMemoryError               what was asked for does not fit in the memory there is
 
 Every message says what is wrong, what was got, what is allowed and what to do about it.
 """
@@ -53,7 +53,7 @@ class OutOfMemoryError(PlaitError):
     """What was asked for does not fit in the memory there is; the message has the numbers."""
 
 
-class RequestsFailed(PlaitError, ValueError):
+class RequestsFailed(InputError):
     """Some requests of one call failed while the others finished.
 
     Parameters
@@ -70,3 +70,8 @@ class RequestsFailed(PlaitError, ValueError):
         super().__init__(message)
         self.errors = errors
         self.outputs = outputs
+
+    def __reduce__(
+        self,
+    ) -> tuple[type[RequestsFailed], tuple[str, dict[int, PlaitError], list[object]]]:
+        return type(self), (str(self), self.errors, self.outputs)

@@ -22,7 +22,7 @@ from plait_lora.tables import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Mapping, Sequence
+    from collections.abc import Hashable, Iterable, Mapping, Sequence
 
     import numpy.typing as npt
 
@@ -45,6 +45,7 @@ class _Resident:
 
     tiles: Lists
     dense: Lists
+    groups: frozenset[str]
 
 
 class LoraArena:
@@ -179,16 +180,39 @@ class LoraArena:
                 size = run * self._chunk_bytes
                 target = table.arena[base : base + size]
                 target.copy_(memory[start : start + size], non_blocking=True)
+        sites = [*modules, *(entry.site_index for entry in dense)]
         self._residents[key] = _Resident(
-            tile_lists(layout, bases, modules), dense_lists(layout, bases, dense)
+            tile_lists(layout, bases, modules),
+            dense_lists(layout, bases, dense),
+            frozenset(self._sites[index].group for index in sites),
         )
         table.version += 1
 
     def evict(self, key: Hashable) -> None:
-        """Forget an adapter that no slot names; its chunks may be used for another."""
+        """Forget an adapter that no slot names, if it is there; its chunks are free then."""
         assert all(key not in keys for keys, _, _ in self._assigned.values()), "a slot names it"
-        del self._residents[key]
+        self._residents.pop(key, None)
         self.table.version += 1
+
+    def reset(self) -> None:
+        """Forget all adapters and empty all slots, whatever broke off on the way.
+
+        The tensors stay where they are, so graphs that were captured on them stay good.
+        """
+        self._residents.clear()
+        self._assigned.clear()
+        self._tiles.reset()
+        self._dense.reset()
+        self.slot_tiles[:] = 0
+        self.table.tile_count.zero_()
+        self.table.dense_count.zero_()
+        self._attach_columns()
+        self.table.version += 1
+
+    def site_groups(self, slots: Iterable[int]) -> frozenset[str]:
+        """Return the site groups that the adapters in these slots target."""
+        keys = {key for slot in slots for key in self._assigned[slot][0]}
+        return frozenset[str]().union(*(self._residents[key].groups for key in keys))
 
     def assign(self, slot: int, mix: Sequence[tuple[Hashable, float]]) -> None:
         """Put a mix of loaded adapters into an empty slot.
@@ -218,7 +242,9 @@ class LoraArena:
         table.version += 1
 
     def release(self, slot: int) -> None:
-        """Empty a slot."""
+        """Empty a slot, if it is not empty."""
+        if slot not in self._assigned:
+            return
         _, tiles, dense = self._assigned.pop(slot)
         self._tiles.remove(tiles)
         self._dense.remove(dense)

@@ -34,19 +34,23 @@ class StoreCommands:
     Attributes
     ----------
     releases : tuple[int, ...]
-        Slots to empty.
+        Slots to empty; one may be empty already.
     evictions : tuple[AdapterKey, ...]
-        Adapters to forget; no slot names them any more.
+        Adapters to forget; no slot names them any more, and one may never have arrived.
     loads : tuple[LoadCommand, ...]
         Adapters to copy. Each must be reported with ``AdapterStore.loaded`` when it is done.
     assigns : tuple[tuple[int, Mix], ...]
         Empty slots and the mixes they get.
+    reset : bool
+        Before anything else, forget all adapters and empty all slots: an earlier step broke, and
+        nobody knows how far the device came.
     """
 
     releases: tuple[int, ...] = ()
     evictions: tuple[AdapterKey, ...] = ()
     loads: tuple[LoadCommand, ...] = ()
     assigns: tuple[tuple[int, Mix], ...] = ()
+    reset: bool = False
 
     def __bool__(self) -> bool:
-        return bool(self.releases or self.evictions or self.loads or self.assigns)
+        return bool(self.reset or self.releases or self.evictions or self.loads or self.assigns)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from plait_kernels.errors import AdapterError
+from plait_lora.shown import shown
 
 if TYPE_CHECKING:
     from plait_lora.files import AdapterStat
@@ -59,8 +60,10 @@ class Handles:
         if before is None or before.key == key or request.load_inplace:
             return
         msg = (
-            f"{where}: the id {request.adapter_id} names the adapter {before.request.name!r} of "
-            f"{before.request.path!r}, and the content is now another ({before.key} before, {key} "
+            f"{where}: the id {request.adapter_id} names the adapter {shown(before.request.name)} "
+            "of "
+            f"{shown(before.request.path)}, and the content is now another ({before.key} before, "
+            f"{key} "
             "now). Use a new id, remove the old one first, or pass load_inplace=True."
         )
         raise AdapterError(msg)
@@ -94,9 +97,21 @@ class Handles:
         self._pinned.add(adapter_id)
         return True
 
+    def pinned(self) -> set[int]:
+        """Return the ids that are pinned."""
+        return set(self._pinned)
+
     def pinned_keys(self, *, besides: int | None = None) -> set[AdapterKey]:
         """Return the keys that pinned ids name, the id ``besides`` left out."""
         return {self._by_id[i].key for i in self._pinned if i != besides}
+
+    def mend(self) -> None:
+        """Work out again what follows from the handles, after a change that was broken off."""
+        ids: dict[AdapterKey, set[int]] = {}
+        for adapter_id, handle in self._by_id.items():
+            ids.setdefault(handle.key, set()).add(adapter_id)
+        self._ids = ids
+        self._pinned &= self._by_id.keys()
 
     def _unname(self, adapter_id: int, key: AdapterKey) -> None:
         self._ids[key].remove(adapter_id)

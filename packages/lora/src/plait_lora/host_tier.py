@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter, OrderedDict
 from itertools import islice
 from typing import TYPE_CHECKING
 
 from plait_kernels.errors import AdapterError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from collections.abc import Set as AbstractSet
 
     from plait_lora.adapter import Adapter
@@ -26,7 +27,7 @@ class HostTier:
 
     def __init__(self, capacity: int | None) -> None:
         self.capacity = capacity
-        self._adapters: dict[AdapterKey, Adapter] = {}  # longest unused first
+        self._adapters: OrderedDict[AdapterKey, Adapter] = OrderedDict()  # longest unused first
         self._holds: dict[AdapterKey, int] = {}
 
     def __contains__(self, key: AdapterKey) -> bool:
@@ -52,8 +53,9 @@ class HostTier:
                 "LoRARequest again and hold the key while it is needed"
             )
             raise AdapterError(msg)
-        adapter = self._adapters[key] = self._adapters.pop(key)
-        return adapter
+        # In one go: an interrupt must not find the adapter taken out and not put back.
+        self._adapters.move_to_end(key)
+        return self._adapters[key]
 
     def is_held(self, key: AdapterKey) -> bool:
         """Whether somebody holds the adapter."""
@@ -70,6 +72,10 @@ class HostTier:
         self._holds[key] -= 1
         if not self._holds[key]:
             del self._holds[key]
+
+    def mend_holds(self, keys: Iterable[AdapterKey]) -> None:
+        """Set the holds to one for each of ``keys``, which may repeat, and none beside them."""
+        self._holds = dict(Counter(keys))
 
     def has_room(self, keep: AbstractSet[AdapterKey], more: int = 1) -> bool:
         """Whether ``more`` adapters fit, perhaps for some that are neither held nor in ``keep``."""

@@ -12,7 +12,7 @@ from plait_lora.lease import AdapterState, Entry, Lease
 from plait_lora.slots import SlotTable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
 
 class AdapterStore:
@@ -52,6 +52,7 @@ class AdapterStore:
         self._max_loras = max_loras
         self._pool = ChunkPool(num_chunks)
         self._slots = SlotTable(num_slots)
+        self._reset = False
         self._entries: dict[AdapterKey, Entry] = {}
         self._resident: dict[AdapterKey, Entry] = {}  # longest unused first
         self._loads: dict[AdapterKey, LoadCommand] = {}
@@ -116,6 +117,15 @@ class AdapterStore:
         del self._entries[key]
         return True
 
+    def keys(self) -> set[AdapterKey]:
+        """Return the adapters that are registered."""
+        return set(self._entries)
+
+    def pin_only(self, keys: Collection[AdapterKey]) -> None:
+        """Pin these adapters, and no others."""
+        for entry in self._entries.values():
+            entry.pinned = entry.key in keys
+
     def pin(self, key: AdapterKey) -> None:
         """Keep an adapter on the device from the next time it gets there, until ``unpin``."""
         self._entry(key).pinned = True
@@ -171,13 +181,42 @@ class AdapterStore:
         """Return what the device has to do since the last call, each command once."""
         releases, assigns = self._slots.take_changes()
         commands = StoreCommands(
-            releases, tuple(self._evictions), tuple(self._loads.values()), assigns
+            releases, tuple(self._evictions), tuple(self._loads.values()), assigns, self._reset
         )
         for key in self._loads:
             self._entries[key].in_flight = True
         self._loads.clear()
         self._evictions.clear()
+        self._reset = False
         return commands
+
+    def reset(self) -> None:
+        """Take every adapter off the device and every lease back: nobody knows what is there.
+
+        The next commands say so to the device. What is registered and what is pinned stay so.
+        Leases are void, and must not be released. It may be called in any state of the books,
+        also after another call of it was broken off.
+        """
+        self._reset = True
+        self._pool = ChunkPool(self._pool.num_chunks)
+        self._slots = SlotTable(self._num_slots)
+        self._resident = {}
+        self._loads = {}
+        self._evictions = {}
+        self._leases = set()
+        for entry in self._entries.values():
+            entry.state = AdapterState.HOST
+            entry.chunks = ()
+            entry.in_flight = False
+            entry.leases = 0
+
+    def failed(self, key: AdapterKey) -> None:
+        """Report a load that the device could not do; every lease of it has been released."""
+        entry = self._entry(key)
+        assert entry.in_flight, "a load is reported once"
+        assert not entry.leases, "requests that wait for it end first"
+        entry.in_flight = False
+        self._evict(entry)
 
     def loaded(self, keys: Iterable[AdapterKey]) -> None:
         """Report loads that the device has finished: LOADING becomes READY."""

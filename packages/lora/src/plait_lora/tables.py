@@ -131,6 +131,11 @@ class FlatLists:
         if taken.length:
             self.ranges.free(taken.start, taken.length)
 
+    def reset(self) -> None:
+        """Take every range back, also those that were handed out or grew half-way."""
+        capacity = min(column.numel() for column in self.columns.values())
+        self.ranges = RangeAllocator(capacity)
+
     def _grow(self, capacity: int) -> None:
         for name, column in self.columns.items():
             grown = column.new_zeros(capacity)

@@ -10,14 +10,17 @@ from plait_models.files.opening import read_json, shortened
 if TYPE_CHECKING:
     from pathlib import Path
 
+ADAPTER_CONFIG = "adapter_config.json"
+
+_OF_MLX = frozenset(("fine_tune_type", "lora_layers", "lora_parameters"))
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
 def what_lies_there(root: Path) -> str | None:
     """Say what a directory without a model that can be loaded holds; None: nothing known."""
     has_config = (root / "config.json").is_file()
-    if (root / "adapter_config.json").is_file() and not has_config:
-        return _adapter(root)
+    if is_adapter(root):
+        return tell_adapter(root, str(root))
     pickles = sorted(file.name for pattern in _PICKLES for file in root.glob(pattern))
     if pickles and (root / "params.json").is_file() and not has_config:
         return (
@@ -42,26 +45,38 @@ def what_lies_there(root: Path) -> str | None:
     return None
 
 
-def _adapter(root: Path) -> str:
-    """Say of which base model an adapter is, and how it is used."""
-    path = root / "adapter_config.json"
+def is_adapter(root: Path) -> bool:
+    """Tell whether a directory holds an adapter instead of a model."""
+    return (root / ADAPTER_CONFIG).is_file() and not (root / "config.json").is_file()
+
+
+def tell_adapter(root: Path, shown: str) -> str:
+    """Say of which base model an adapter is, and how it is used.
+
+    Parameters
+    ----------
+    root : Path
+        Where its files lie.
+    shown : str
+        What it was named by: a path or an id on the hub.
+    """
     try:
-        config = read_json(path)
+        config = read_json(root / ADAPTER_CONFIG)
     except ModelError as error:
-        return f"{root}: is an adapter and no model, and its config is damaged: {error}"
-    if "base_model_name_or_path" not in config and (
-        "lora_parameters" in config or "lora_layers" in config or "fine_tune_type" in config
-    ):
+        return f"{shown}: is an adapter and no model, and its config is damaged: {error}"
+    if "base_model_name_or_path" not in config and _OF_MLX & config.keys():
         base = config.get("model")
         return (
-            f"{root}: is an adapter of mlx-lm and no model; its base is {shortened(base)}. Fuse it "
-            "into its base with mlx_lm.fuse and give the result, or convert it to PEFT's format"
+            f"{shown}: is an adapter of mlx-lm and no model; its base is {shortened(base)}. Fuse "
+            "it into its base with mlx_lm.fuse and give the result, or convert it to PEFT's format"
         )
     base = config.get("base_model_name_or_path")
-    named = shortened(base) if isinstance(base, str) and base else "not named in its config"
-    model = shortened(base) if isinstance(base, str) and base else "'…'"
+    is_named = isinstance(base, str) and bool(base)
+    named = shortened(base) if is_named else "not named in its config"
+    model = shortened(base) if is_named else "'…'"
+    short = shown.rstrip("/").rpartition("/")[2]
     return (
-        f"{root}: is an adapter and no model; its base is {named}. Give the base as model={model} "
+        f"{shown}: is an adapter and no model; its base is {named}. Give the base as model={model} "
         f"with enable_lora=True, and pass the adapter with a request: "
-        f"lora_request=LoRARequest('{root.name}', 1, '{root}')"
+        f"lora_request=LoRARequest({shortened(short)}, 1, {shown!r})"
     )

@@ -22,8 +22,19 @@ _FLOATS = ("temperature", "top_p", "min_p", "presence", "frequency", "repetition
 _INTS = ("top_k", "seed")
 _PENALTIES = slice(3, 6)
 
+_ALL_TOKENS = 2**31 - 1
+"""No vocabulary and no output is larger."""
 
-@dataclass(frozen=True)
+
+def _no_ids() -> npt.NDArray[np.int64]:
+    return np.zeros(0, np.int64)
+
+
+def _no_bias() -> npt.NDArray[np.float32]:
+    return np.zeros(0, np.float32)
+
+
+@dataclass(frozen=True, eq=False)
 class RowExtras:
     """What few rows have, kept on the host and applied to those rows only.
 
@@ -34,10 +45,13 @@ class RowExtras:
         How many to return; -1 = the whole vocabulary.
     min_tokens : int
         Output tokens before any of ``ending`` may be drawn.
-    ending : tuple[int, ...]
+    ending : ndarray, int64 [tokens]
         End-of-sequence and stop tokens; empty without ``min_tokens``.
-    logit_bias : dict[int, float]
-    allowed : tuple[int, ...] | None
+    biased : ndarray, int64 [tokens]
+        Tokens with a bias.
+    bias : ndarray, float32 [tokens]
+        Of each of them.
+    allowed : ndarray, int64 [tokens], or None
         The only tokens to draw; None = all.
     """
 
@@ -45,9 +59,10 @@ class RowExtras:
     penalised: bool = False
     logprobs: int | None = None
     min_tokens: int = 0
-    ending: tuple[int, ...] = ()
-    logit_bias: dict[int, float] = field(default_factory=dict)
-    allowed: tuple[int, ...] | None = None
+    ending: npt.NDArray[np.int64] = field(default_factory=_no_ids)
+    biased: npt.NDArray[np.int64] = field(default_factory=_no_ids)
+    bias: npt.NDArray[np.float32] = field(default_factory=_no_bias)
+    allowed: npt.NDArray[np.int64] | None = None
 
 
 class SamplingRows:
@@ -95,8 +110,9 @@ class SamplingRows:
         )
         self._host_floats[:, row] = floats
         signed_seed = (seed + 2**63) % 2**64 - 2**63
-        self._host_ints[:, row] = params.top_k, signed_seed
+        self._host_ints[:, row] = min(params.top_k, _ALL_TOKENS), signed_seed
         held_back = params.stop_tokens.union(eos_token_ids) if params.min_tokens else ()
+        bias, allowed = params.logit_bias or {}, params.allowed_token_ids
         self._extras[row] = RowExtras(
             greedy=params.greedy,
             penalised=(
@@ -105,10 +121,12 @@ class SamplingRows:
                 or params.repetition_penalty != 1.0
             ),
             logprobs=params.logprobs,
-            min_tokens=params.min_tokens,
-            ending=tuple(sorted(held_back)),
-            logit_bias=dict(params.logit_bias or {}),
-            allowed=None if params.allowed_token_ids is None else tuple(params.allowed_token_ids),
+            min_tokens=min(params.min_tokens, _ALL_TOKENS),
+            # Arrays, as a step reads them again and again, and they may hold a whole vocabulary.
+            ending=np.array(sorted(held_back), np.int64),
+            biased=np.array(list(bias), np.int64),
+            bias=np.array(list(bias.values()), np.float32),
+            allowed=None if allowed is None else np.array(allowed, np.int64),
         )
         self._changed.add(row)
 

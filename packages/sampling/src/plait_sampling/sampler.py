@@ -63,7 +63,8 @@ class SamplerOutput:
     Attributes
     ----------
     token_ids : Tensor, int64 [rows]
-        On the device.
+        On the device; −1 where no token can be drawn: the best logit is NaN or infinite, or every
+        token is excluded.
     logprobs : SampledLogprobs | None
         Of the rows that asked; None where no row did.
     """
@@ -154,12 +155,18 @@ class Sampler:
             some = logits[at]
             self._apply_penalties(some, batch)
             logits[at] = some
+        best = logits.amax(dim=-1)
         drawn = self._sample(logits, params.gather(rows, index, position))
+        # Infinity less infinity is NaN, as is what NaN takes part in. What a kernel draws from
+        # such a row may be anything.
+        drawn = drawn.masked_fill(best - best != 0, -1)
 
         if raw is None or at_asked is None:
             return SamplerOutput(drawn, None)
         counts = [extra.logprobs for extra in extras if extra.logprobs is not None]
-        return SamplerOutput(drawn, sampled_logprobs(raw, drawn[at_asked], asked, counts))
+        return SamplerOutput(
+            drawn, sampled_logprobs(raw, drawn[at_asked].clamp_min(0), asked, counts)
+        )
 
     def prompt_logprobs(
         self, logits: torch.Tensor, next_token_ids: torch.Tensor, k: int
