@@ -180,7 +180,7 @@ def test_an_endless_expression_is_refused_while_other_threads_run(
         time.sleep(0.01)
         turns += 1
     assert not thread.is_alive(), "it is interrupted"
-    assert turns > 3, "this thread had its turns meanwhile"
+    assert turns > 10, "this thread had its turns meanwhile"
     assert len(caught) == 1
     message = str(caught[0])
     assert "'slow' (id 1" in message
