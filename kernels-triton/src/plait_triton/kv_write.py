@@ -47,7 +47,8 @@ def kv_write_kernel(
     wait_for_inputs(PDL)
     let_next_start(PDL)
     slot = tl.load(slots + token)
-    inside = (column < COLUMNS) & (slot >= 0)
+    # One comparison: Triton 3.9's interpreter makes numbers of a truth that is combined with many.
+    inside = column < tl.where(slot >= 0, COLUMNS, 0)
     key = tl.load(k + token * k_stride + column, mask=inside)
     value = tl.load(v + token * v_stride + column, mask=inside)
     place = kv + slot // BLOCK_SIZE * block_stride + slot % BLOCK_SIZE * COLUMNS + column

@@ -281,7 +281,13 @@ def _lora_facts(args: EngineArgs, model: Model) -> LoraFacts:
     dtype = model.info.dtype if args.lora_dtype == "auto" else getattr(torch, args.lora_dtype)
     # Matrix multiplication on a CPU likes tiles of one row, which make a module one matrix.
     tile_rows = TILE_ROWS if model.info.device.type == "cuda" else 1
-    return lora_facts(model.sites, SERVED_GROUPS, dtype, tile_rows)
+    targets = args.lora_target_modules
+    groups = {
+        site.group
+        for site in model.sites
+        if targets is None or site.name.rpartition(".")[2] in targets
+    }
+    return lora_facts(model.sites, SERVED_GROUPS & groups, dtype, tile_rows)
 
 
 def _adapters(

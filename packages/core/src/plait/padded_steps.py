@@ -143,7 +143,9 @@ class PaddedSteps:
     def compile(self, size: StepSize) -> None:
         """Compute a step of no tokens as large as ``size``, unless steps are padded to it anyway.
 
-        The first such step that a request needs then waits for no compiler.
+        The first such step that a request needs then waits neither for memory nor for what
+        libraries and kernels do at their first call; most kernels are compiled before, see
+        ``plait.kernel_warm_up``.
         """
         if size not in self._buffers:
             # The last site set has the kernels of all.
