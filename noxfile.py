@@ -27,6 +27,7 @@ PACKAGES = (
     "packages/models",
     "packages/core",
     "packages/testing",
+    "packages/vllm",
     "kernels-cpu",
     "kernels-triton",
 )
