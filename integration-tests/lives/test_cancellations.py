@@ -88,7 +88,7 @@ def test_a_cancelled_request_is_over(
     on_engine: Callable[[Scene], None], world: Any, times: str, adapter: int | None
 ) -> None:
     async def scene(user: AsyncLLMEngine) -> None:
-        for turn in range(12):
+        for turn in range(8):
             tasks = [
                 asyncio.create_task(tokens_of(user, world, f"r{i}", 12, adapter=adapter))
                 for i in range(5)
@@ -416,5 +416,5 @@ def test_users(
     Users.check = staticmethod(check_nothing_leaked)
     Users.passed = []
     run_state_machine_as_test(
-        Users, settings=settings(max_examples=25, stateful_step_count=25, deadline=None)
+        Users, settings=settings(max_examples=15, stateful_step_count=25, deadline=None)
     )

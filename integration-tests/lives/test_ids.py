@@ -168,6 +168,34 @@ def test_one_bad_prompt_of_several_leaves_nothing(llm: LLM, world: Any) -> None:
     assert not llm.llm_engine.has_unfinished_requests()
 
 
+def test_one_bad_message_of_several_conversations_leaves_nothing(llm: LLM, world: Any) -> None:
+    chats = [[{"role": "user", "content": text}] for text in ("w3 w1 w4 w1 w5", "\ud83d", "w2 w7")]
+    with pytest.raises(RequestsFailed) as caught:
+        llm.chat(
+            chats,
+            world.greedy(2),
+            chat_template="{{ messages[0]['content'] }}",
+            add_generation_prompt=False,
+            use_tqdm=False,
+        )
+    assert list(caught.value.errors) == [1]
+    assert "surrogate" in str(caught.value.errors[1])
+    first: Any = caught.value.outputs[0]
+    assert first.outputs[0].token_ids == world.right(None, PROMPT)[:2]
+    assert not llm.llm_engine.has_unfinished_requests()
+
+
+@pytest.mark.parametrize("priority", [["a", 1], [None, 1], [0.5, 1], [True, 1]])
+def test_a_priority_of_another_type_fails_its_request(
+    llm: LLM, world: Any, priority: list[Any]
+) -> None:
+    with pytest.raises(RequestsFailed) as caught:
+        llm.generate([list(PROMPT)] * 2, world.greedy(2), priority=priority, use_tqdm=False)
+    assert list(caught.value.errors) == [0]
+    assert "priority" in str(caught.value.errors[0])
+    assert not llm.llm_engine.has_unfinished_requests()
+
+
 def test_calls_of_several_threads_get_their_own_answers(llm: LLM, world: Any) -> None:
     prompts = [(i, i + 1, i + 2) for i in range(12)]
     right = [world.right(i % 3 or None, prompt)[:5] for i, prompt in enumerate(prompts)]

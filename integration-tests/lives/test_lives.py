@@ -259,5 +259,5 @@ def test_lives(
     Machine.passed = []
     run_state_machine_as_test(
         Machine,
-        settings=settings(max_examples=20, stateful_step_count=25, deadline=None),
+        settings=settings(max_examples=12, stateful_step_count=25, deadline=None),
     )

@@ -51,8 +51,9 @@ def fault_of(
     *logprobs : TokenLogprobs | None
         Of those, and of its prompt.
     """
-    drawn = all(token >= 0 for token in tokens)
-    if drawn and not any(part is not None and _has_nan(part) for part in logprobs):
+    drawn = min(tokens, default=0) >= 0
+    asked = [part for part in logprobs if part is not None]
+    if drawn and not (asked and any(map(_has_nan, asked))):
         return None
     params = request.params
     generated = len(request.tokens) - request.prompt_length
