@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 import shutil
+import signal
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from plait import LLM, AsyncLLMEngine, LoRARequest, RequestOutput, SamplingParams
 from plait.llm_engine import LLMEngine
 from plait_kernels.errors import AdapterError
 
 PROMPT = [5, 9, 2, 7]
+LONG_PROMPT = [i % 100 + 1 for i in range(40)]
 GREEDY = SamplingParams(temperature=0, max_tokens=5, ignore_eos=True)
 
 
@@ -237,3 +243,31 @@ def test_adapters_are_added_while_an_asynchronous_engine_runs(
         engine.shutdown()
 
     asyncio.run(serve())
+
+
+def test_a_forked_process_reads_new_adapters(
+    make: Callable[..., LLM], handle: LoRARequest, save_tiny_adapter: Callable[..., Path]
+) -> None:
+    llm, new = make(), LoRARequest("b", 2, str(save_tiny_adapter(seed=2)))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)  # one would not stay behind
+    llm.generate([LONG_PROMPT], GREEDY, lora_request=handle, use_tqdm=False)  # threads and all
+    reading, writing = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # this process has threads: the point
+        child = os.fork()
+    if child == 0:
+        signal.alarm(60)
+        try:
+            outputs = llm.generate([LONG_PROMPT], GREEDY, lora_request=new, use_tqdm=False)
+            os.write(writing, json.dumps(outputs[0].outputs[0].token_ids).encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with open(reading, "rb") as pipe:
+        answer = pipe.read()
+    os.waitpid(child, 0)
+    torch.set_num_threads(threads)
+    wanted = make().generate([LONG_PROMPT], GREEDY, lora_request=new, use_tqdm=False)[0]
+    assert answer, "the child hangs or fails"
+    assert json.loads(answer) == wanted.outputs[0].token_ids

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from plait import LLM, EngineArgs, LoRARequest, SamplingParams
 from plait_kernels.errors import AdapterError, InputError, ModelError, RequestsFailed
+from plait_lora.expressions import MatchTime
 
 VOCAB = 128
 MAX_MODEL_LEN = 64
@@ -119,6 +121,40 @@ def high_rank(path: Path) -> None:
     tensors(rank_16)(path)
 
 
+def scaled(factor: float) -> Break:
+    return tensors(lambda weights: {name: t * factor for name, t in weights.items()})
+
+
+def sparse(name: str) -> Break:
+    def edit(path: Path) -> None:
+        os.truncate(path / name, 200 << 30)
+
+    return edit
+
+
+def fifo(path: Path) -> None:
+    (path / "adapter_model.safetensors").unlink()
+    os.mkfifo(path / "adapter_model.safetensors")
+
+
+def config_bytes(data: bytes) -> Break:
+    def edit(path: Path) -> None:
+        (path / "adapter_config.json").write_bytes(data)
+
+    return edit
+
+
+def of_mlx(path: Path) -> None:
+    (path / "adapter_model.safetensors").rename(path / "adapters.safetensors")
+    config_bytes(b'{"fine_tune_type": "lora", "lora_parameters": {"rank": 8}}')(path)
+
+
+def whole_model(path: Path) -> None:
+    (path / "adapter_config.json").rename(path / "config.json")
+
+
+ENDLESS = r"(?:(?:.|..)+)+[XY]"
+
 BAD_ADAPTERS: dict[str, tuple[Break, str]] = {
     "missing path": (shutil.rmtree, "adapter"),
     "missing config": (without_config, "adapter_config.json"),
@@ -136,13 +172,31 @@ BAD_ADAPTERS: dict[str, tuple[Break, str]] = {
     "future field": (config_field(hyper_scale=2.0), "hyper_scale"),
     "rank beyond the cap": (high_rank, "max_lora_rank"),
     "pickle": (only_pickle, "pickle"),
+    "scale beyond float32": (config_field(lora_alpha=1e300), "lora_alpha"),
+    "results beyond float32": (scaled(1e37), "give results up to"),
+    "NaN": (scaled(float("nan")), "NaN or infinite"),
+    "a layer without a number": (
+        config_field(layers_to_transform=[0, 1], layers_pattern="layers|.*"),
+        "layers_to_transform",
+    ),
+    "a sparse config": (sparse("adapter_config.json"), "bytes, and at most"),
+    "sparse weights": (sparse("adapter_model.safetensors"), "damaged or incomplete"),
+    "a pipe": (fifo, "not a regular file"),
+    "deep JSON": (config_bytes(b"[" * 100_000), "adapter_config.json"),
+    "not UTF-8": (config_bytes(b'{"peft_type": "\xff"}'), "adapter_config.json"),
+    "an endless expression": (config_field(target_modules=ENDLESS), "target_modules"),
+    "an endless pattern": (config_field(rank_pattern={ENDLESS: 4}), "rank_pattern"),
+    "a large expression": (config_field(exclude_modules="(a{1000}){1000}"), "exclude_modules"),
+    "mlx-lm": (of_mlx, "mlx"),
+    "a model": (whole_model, "whole model"),
 }
 
 
 @pytest.mark.parametrize("name", BAD_ADAPTERS)
 def test_a_bad_adapter_fails_its_own_request(
-    llm: LLM, good: Path, tmp_path: Path, name: str
+    llm: LLM, good: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("plait_lora.peft_config.MatchTime", lambda: MatchTime(0.1))
     break_it, named = BAD_ADAPTERS[name]
     good_request = LoRARequest("good", 1, str(good))
     wanted = [tokens(llm), tokens(llm, good_request)]

@@ -299,6 +299,13 @@ def test_repositories_without_what_is_needed(server: FakeHub, cache: Path) -> No
     server.push("org/old", {"adapter_config.json": b"{}", "adapter_model.bin": b"x"})
     with pytest.raises(AdapterError, match=r"no adapter_model\.safetensors; .*bin.* is refused"):
         hub.adapter("org/old", "adapter 'x'")
+    mlx = {"adapter_config.json": b"{}", "adapters.safetensors": b"x"}
+    server.push("org/mlx", mlx)
+    with pytest.raises(AdapterError, match=r"holds adapter_config\.json, adapters.*mlx_lm\.fuse"):
+        hub.adapter("org/mlx", "adapter 'x'")
+    server.push("org/model", {"config.json": b"{}", "model.safetensors": b"x"})
+    with pytest.raises(AdapterError, match="it is a whole model and no adapter"):
+        hub.adapter("org/model", "adapter 'x'")
     server.push("org/text", {"README.md": b"x"})
     with pytest.raises(AdapterError, match=r"no adapter_config\.json and no .*holds README\.md"):
         hub.adapter("org/text", "adapter 'x'")

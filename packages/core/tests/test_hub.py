@@ -137,6 +137,14 @@ def test_dummy_weights_need_a_config_only(fill: Fill, hub: Hub) -> None:
         hub.model("org/model", None, "auto")
 
 
+def test_an_adapter_in_place_of_a_model(fill: Fill, hub: Hub) -> None:
+    root = fill("org/sql", *ADAPTER)
+    config = (root / "adapter_config.json").resolve()
+    config.write_text('{"base_model_name_or_path": "org/base"}')
+    with pytest.raises(ModelError, match=r"org/sql: is an adapter.* model='org/base'.*'org/sql'\)"):
+        hub.model("org/sql", None, "auto")
+
+
 def test_gguf_files(fill: Fill, hub: Hub) -> None:
     root = fill("org/model", "m-Q4_K_M.gguf", "sub/m.Q8_0.gguf", "n-Q8_0.gguf")
     assert Path(hub.model("org/model/m-Q4_K_M.gguf", None, "auto")) == root / "m-Q4_K_M.gguf"

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
+import os
 import struct
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -163,3 +166,133 @@ def test_a_missing_tokenizer_is_a_model_error(tmp_path: Path) -> None:
         load_tokenizer(tmp_path / "no.gguf")
     with pytest.raises(ModelError, match="skip_tokenizer_init=True"):
         load_tokenizer(tmp_path)
+
+
+@pytest.fixture
+def tokenizer_directory(tmp_path: Path) -> Path:
+    """Save a tiny tokenizer, with a config beside it."""
+    rust = RustTokenizer(models.BPE({"a": 0, "b": 1, "ab": 2, "</s>": 3}, [("a", "b")]))
+    rust.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    rust.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=rust, eos_token="</s>")
+    tokenizer.chat_template = "{{ messages[0].content }}"
+    tokenizer.save_pretrained(tmp_path)
+    config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    return tmp_path
+
+
+def change(path: Path, **fields: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+WRONG_FIELDS: list[dict[str, Any]] = [
+    {"eos_token": 2},
+    {"eos_token": ["</s>"]},
+    {"bos_token": {"id": 1}},
+    {"pad_token": True},
+    {"model_max_length": "long"},
+    {"tokenizer_class": 5},
+    {"added_tokens_decoder": [1]},
+    {"added_tokens_decoder": {"x": {"content": "y"}}},
+    {"added_tokens_decoder": {"3": "y"}},
+    {"chat_template": 5},
+    {"chat_template": [{"name": "default"}]},
+    {"add_bos_token": "yes"},
+    {"eos_token": 10**5000},
+]
+
+
+@pytest.mark.parametrize("place", range(len(WRONG_FIELDS)))
+def test_wrong_fields_of_a_config_are_named(place: int, tokenizer_directory: Path) -> None:
+    sys.set_int_max_str_digits(0)
+    try:
+        change(tokenizer_directory / "tokenizer_config.json", **WRONG_FIELDS[place])
+    finally:
+        sys.set_int_max_str_digits(4300)
+    with pytest.raises(ModelError, match=r"tokenizer_config\.json") as caught:
+        load_tokenizer(tokenizer_directory)
+    assert len(str(caught.value)) < 1000
+
+
+def test_fields_that_are_fine_are_taken(tokenizer_directory: Path) -> None:
+    change(
+        tokenizer_directory / "tokenizer_config.json",
+        eos_token={"content": "b", "special": True, "__type": "AddedToken"},
+        pad_token=None,
+        model_max_length=1e30,
+        something_new={"of": ["a", "tool"]},
+    )
+    assert load_tokenizer(tokenizer_directory).eos_token == "b"
+
+
+DAMAGED: dict[str, tuple[str, str | dict[str, Any]]] = {
+    "a list": ("tokenizer_config.json", "[]"),
+    "half a config": ("tokenizer_config.json", '{"eos_token": '),
+    "nothing": ("tokenizer.json", ""),
+    "half": ("tokenizer.json", '{"version": "1.0", "model": {'),
+    "a list of tokens": ("tokenizer.json", "[1, 2]"),
+    "an unknown model": ("tokenizer.json", {"model": {"type": "Magic"}}),
+    "a negative id": ("tokenizer.json", {"model": {"type": "BPE", "vocab": {"a": -1}}}),
+    "a merge of nothing": (
+        "tokenizer.json",
+        {"model": {"type": "BPE", "vocab": {"a": 0}, "merges": [["a", "z"]]}},
+    ),
+    "a config of a list": ("config.json", "[]"),
+    "a pointer": ("tokenizer.json", "version https://git-lfs.github.com/spec/v1\noid sha256:0"),
+    "bytes": ("tokenizer_config.json", "\x00\x01"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_damaged_files_are_model_errors(name: str, tokenizer_directory: Path) -> None:
+    file, content = DAMAGED[name]
+    if isinstance(content, dict):
+        change(tokenizer_directory / file, **content)
+    else:
+        (tokenizer_directory / file).write_text(content)
+        (tokenizer_directory / "tokenizer_config.json").touch()
+    if file == "config.json":
+        # Else nobody looks at it.
+        (tokenizer_directory / "tokenizer_config.json").write_text("{}")
+    with pytest.raises(ModelError) as caught:
+        load_tokenizer(tokenizer_directory)
+    assert str(tokenizer_directory) in str(caught.value)
+    assert len(str(caught.value)) < 1500
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+def test_a_pipe_is_not_waited_for(name: str, tokenizer_directory: Path) -> None:
+    (tokenizer_directory / name).unlink()
+    os.mkfifo(tokenizer_directory / name)
+    with pytest.raises(ModelError, match="not a regular file"):
+        load_tokenizer(tokenizer_directory)
+
+
+def test_a_file_that_is_far_too_large_is_not_read(tokenizer_directory: Path) -> None:
+    os.truncate(tokenizer_directory / "tokenizer.json", 2**36)
+    with pytest.raises(ModelError, match=r"tokenizer\.json: has 68719476736 bytes"):
+        load_tokenizer(tokenizer_directory)
+
+
+def test_byte_order_marks_and_foreign_fields_do_not_matter(tokenizer_directory: Path) -> None:
+    expected = load_tokenizer(tokenizer_directory)
+    change(tokenizer_directory / "config.json", hidden_size="x", id2label=5)
+    for name in ("tokenizer.json", "tokenizer_config.json", "config.json", "chat_template.jinja"):
+        path = tokenizer_directory / name
+        path.write_text(path.read_text(), encoding="utf-8-sig")
+    tokenizer = load_tokenizer(tokenizer_directory)
+    assert tokenizer("abb</s>").input_ids == expected("abb</s>").input_ids == [2, 1, 3]
+    assert tokenizer.eos_token == "</s>"
+    assert tokenizer.chat_template == "{{ messages[0].content }}"
+    assert tokenizer.name_or_path == str(tokenizer_directory)
+
+
+def test_a_sentencepiece_file_alone_says_what_it_needs(
+    tokenizer_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tokenizer_directory / "tokenizer.json").unlink()
+    (tokenizer_directory / "tokenizer.model").write_bytes(b"\x0a\x01")
+    monkeypatch.setattr("plait.tokenizer_files.find_spec", lambda name: None)
+    with pytest.raises(ModelError, match=r"pip install sentencepiece protobuf"):
+        load_tokenizer(tokenizer_directory)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     seen: list[str] = []
     read = files.read_adapter
 
-    def spy(path: str, where: str) -> files.AdapterFiles:
+    def spy(path: str, where: str) -> AbstractContextManager[files.AdapterFiles]:
         seen.append(path)
         return read(path, where)
 

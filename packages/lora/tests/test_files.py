@@ -58,7 +58,45 @@ def test_missing_paths_say_what_is_missing(tmp_path: Path, refuses: Callable[...
     refuses(empty, "has adapter_model.bin .*pickle .*save_pretrained")
     (empty / WEIGHTS).mkdir()
     refuses(empty, "not a regular file")
-    refuses("x" * 5000, "cannot be read|there is no directory")
+    refuses("x" * 4000, "cannot be read|there is no directory")
+
+
+HINTS: dict[str, tuple[dict[str, str], str]] = {
+    "mlx-lm": (
+        {CONFIG: '{"fine_tune_type": "lora"}', "adapters.safetensors": ""},
+        r"has no adapter_model\.safetensors\. It is an adapter of mlx-lm.*mlx_lm\.fuse",
+    ),
+    "mlx-lm, renamed": (
+        {CONFIG: '{"fine_tune_type": "lora", "lora_parameters": {"rank": 8}}', WEIGHTS: ""},
+        r"is not PEFT's\. It is an adapter of mlx-lm.*lora_a and lora_b transposed",
+    ),
+    "a model": (
+        {"config.json": "{}", "model.safetensors": ""},
+        r"has no adapter_config\.json\. It has config\.json, so it is a whole model.*as model=",
+    ),
+    "a model of shards": ({"config.json": "{}"}, "it is a whole model"),
+    "a pickle": ({CONFIG: "{}", "adapter_model.bin": ""}, r"pickle.*safe_serialization=True"),
+    "a pickle without a config": ({"adapter_model.bin": ""}, "has no adapter_config.json.*pickle"),
+    "checkpoints": (
+        {"checkpoint-500/adapter_config.json": "{}", "trainer.log": ""},
+        "There is one in 'checkpoint-500' below it",
+    ),
+    "llama.cpp": ({"lora-f16.gguf": ""}, "It has a GGUF file"),
+    "nothing": ({}, "the directory that PEFT's save_pretrained wrote"),
+    "half": ({CONFIG: "{}"}, "Copy or save the whole adapter again"),
+}
+
+
+@pytest.mark.parametrize("case", HINTS)
+def test_what_a_directory_is_instead_is_said(
+    case: str, tmp_path: Path, refuses: Callable[..., str]
+) -> None:
+    files, message = HINTS[case]
+    for name, text in files.items():
+        (tmp_path / "bad" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "bad" / name).write_text(text)
+    (tmp_path / "bad").mkdir(exist_ok=True)
+    assert "Download" not in refuses(tmp_path / "bad", message)
 
 
 def test_a_home_directory_is_expanded(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 import plait_models
 from plait_kernels.config import BUCKETS
-from plait_kernels.errors import ModelError
+from plait_kernels.errors import ModelError, OutOfMemoryError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -236,3 +237,198 @@ def test_an_index_without_a_map_is_refused(tiny_checkpoint: Any, build_kernels: 
     (path / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}}))
     with pytest.raises(ModelError, match="weight_map"):
         plait_models.load(path, build_kernels=build_kernels)
+
+
+LEFTOVERS = {
+    "model.layers.0.self_attn.rotary_emb.cos_cached": torch.ones(1, 1, 64, 8),
+    "model.layers.0.self_attn.rotary_emb.sin_cached": torch.ones(1, 1, 64, 8),
+    "model.rotary_emb.inv_freq": torch.ones(4),
+    "v_head.summary.weight": torch.ones(1, 32),
+    "v_head.summary.bias": torch.ones(1),
+    "score.weight": torch.ones(1, 32),
+    "model.layers.0.self_attn.masked_bias": torch.tensor(-1e4),
+    "model.position_ids": torch.arange(64)[None],
+    "model.layers.1.self_attn.bias": torch.ones(1, 1, 8, 8, dtype=torch.bool),
+}
+
+
+def test_what_trainers_leave_in_a_file_is_ignored(
+    tiny_checkpoint: Any, build_kernels: Any, paged_run: Any
+) -> None:
+    path, oracle = tiny_checkpoint()
+    rewrite(path, lambda tensors: tensors.update(LEFTOVERS))
+    model = plait_models.load(path, build_kernels=build_kernels)
+    (got,) = paged_run(model, 1).step([[1, 2, 3]])
+    with torch.no_grad():
+        expected = oracle(torch.tensor([[1, 2, 3]])).logits[0]
+    assert (got - expected).abs().max() < 1e-4 * expected.abs().max()
+
+
+def without_prefix(tensors: dict[str, torch.Tensor]) -> None:
+    for name in list(tensors):
+        tensors[name.removeprefix("model.")] = tensors.pop(name)
+
+
+def change_config(path: Path, **fields: Any) -> None:
+    config = json.loads((path / "config.json").read_text())
+    # As some editors on Windows write it.
+    (path / "config.json").write_text(json.dumps({**config, **fields}), encoding="utf-8-sig")
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("name", ["LlamaModel", "LlamaForCausalLM", "LLaMAForCausalLM"])
+def test_names_without_their_prefix(
+    name: str, tied: bool, tiny_checkpoint: Any, build_kernels: Any, paged_run: Any
+) -> None:
+    path, oracle = tiny_checkpoint({"tie_word_embeddings": tied})
+    rewrite(path, without_prefix)
+    change_config(path, architectures=[name])
+    model = plait_models.load(path, build_kernels=build_kernels)
+    (got,) = paged_run(model, 1).step([[1, 2, 3]])
+    with torch.no_grad():
+        expected = oracle(torch.tensor([[1, 2, 3]])).logits[0]
+    assert (got - expected).abs().max() < 1e-4 * expected.abs().max()
+
+
+def test_a_model_saved_without_its_head(tiny_checkpoint: Any, build_kernels: Any) -> None:
+    path, _ = tiny_checkpoint()
+
+    def cut(tensors: dict[str, torch.Tensor]) -> None:
+        without_prefix(tensors)
+        del tensors["lm_head.weight"]
+
+    rewrite(path, cut)
+    change_config(path, architectures=["LlamaModel"])
+    with pytest.raises(ModelError, match=r"1 missing: lm_head.weight.*holds no head"):
+        plait_models.load(path, build_kernels=build_kernels)
+
+
+def test_integers_that_are_no_weights_are_not_called_quantised(
+    tiny_checkpoint: Any, build_kernels: Any
+) -> None:
+    path, _ = tiny_checkpoint()
+    rewrite(path, lambda tensors: tensors.update({"model.steps_seen": torch.tensor([5])}))
+    with pytest.raises(ModelError, match=r"1 unexpected: model\.steps_seen") as caught:
+        plait_models.load(path, build_kernels=build_kernels)
+    assert "quantised" not in str(caught.value)
+    name = "model.layers.0.mlp.up_proj"
+
+    def quantise(tensors: dict[str, torch.Tensor]) -> None:
+        del tensors["model.steps_seen"]
+        tensors[f"{name}.qweight"] = tensors.pop(f"{name}.weight").to(torch.int32)
+
+    rewrite(path, quantise)
+    with pytest.raises(ModelError, match=r"1 missing.*1 unexpected: .*qweight.*are quantised"):
+        plait_models.load(path, build_kernels=build_kernels)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"vocab_size": 2**24, "hidden_size": 2**20}, "does not fit on cpu"),
+        ({"intermediate_size": 2**22, "num_hidden_layers": 999}, "does not fit on cpu"),
+        ({"max_position_embeddings": 2**27, "head_dim": 2**14}, "rotary embeddings"),
+    ],
+)
+def test_what_cannot_fit_is_refused_before_it_is_allocated(
+    fields: dict[str, int], words: str, tiny_checkpoint: Any
+) -> None:
+    path, _ = tiny_checkpoint()
+    change_config(path, **fields)
+
+    def never(configs: Any) -> Any:
+        raise AssertionError
+
+    with pytest.raises(OutOfMemoryError, match=words):
+        plait_models.load(path, build_kernels=never, load_format="dummy")
+
+
+def test_shapes_are_compared_before_memory_is_allocated(
+    tiny_checkpoint: Any, build_kernels: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, _ = tiny_checkpoint()
+    change_config(path, intermediate_size=2**20)
+    made: list[Any] = []
+    empty = torch.empty
+
+    def spy(*shape: Any, **options: Any) -> torch.Tensor:
+        if torch.device(options.get("device") or "cpu").type != "meta":
+            made.append(shape)
+        return empty(*shape, **options)
+
+    monkeypatch.setattr(torch, "empty", spy)
+    with pytest.raises(ModelError, match=r"9 of another shape"):
+        plait_models.load(path, build_kernels=build_kernels)
+    assert not made
+
+
+def test_tables_are_as_long_as_what_will_run(tiny_checkpoint: Any, build_kernels: Any) -> None:
+    path, _ = tiny_checkpoint()
+    model = plait_models.load(path, build_kernels=build_kernels, max_positions=16)
+    assert model.info.max_position == 16
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "model.gguf"])
+def test_a_pipe_in_place_of_a_file_is_not_waited_for(
+    name: str, tiny_checkpoint: Any, build_kernels: Any
+) -> None:
+    path, _ = tiny_checkpoint()
+    (path / name).unlink(missing_ok=True)
+    os.mkfifo(path / name)
+    if name == "model.gguf":
+        path = path / name
+    with pytest.raises(ModelError):
+        plait_models.load(path, build_kernels=build_kernels)
+
+
+def test_a_pointer_of_git_lfs_is_told_as_one(tiny_checkpoint: Any, build_kernels: Any) -> None:
+    path, _ = tiny_checkpoint()
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n"
+    (path / "model.safetensors").write_text(pointer)
+    with pytest.raises(ModelError, match="git lfs pull"):
+        plait_models.load(path, build_kernels=build_kernels)
+
+
+@pytest.mark.parametrize("shard", ["../model.safetensors", "/etc/passwd", 5, None, ["x"]])
+def test_an_index_names_files_beside_it(
+    shard: object, tiny_checkpoint: Any, build_kernels: Any
+) -> None:
+    path, _ = tiny_checkpoint({}, max_shard_size="20KB")
+    content = {"weight_map": {"lm_head.weight": shard}}
+    (path / "model.safetensors.index.json").write_text(json.dumps(content))
+    with pytest.raises(ModelError, match="names the shard"):
+        plait_models.load(path, build_kernels=build_kernels)
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        (
+            {"adapter_config.json": {"base_model_name_or_path": "org/base", "r": 8}},
+            "is an adapter and no model; its base is 'org/base'.*model='org/base'.*lora_request=",
+        ),
+        ({"adapter_config.json": {}}, "its base is not named"),
+        ({"adapter_config.json": []}, "its config is damaged"),
+        (
+            {"adapter_config.json": {"fine_tune_type": "lora", "model": "mlx/m"}},
+            "an adapter of mlx-lm and no model; its base is 'mlx/m'",
+        ),
+        ({"params.json": {}, "consolidated.00.pth": ""}, "convert_llama_weights_to_hf"),
+        ({"config.json": {}, "weights.npz": ""}, "early versions of mlx"),
+        ({"config.json": {}, "model.ckpt": ""}, "pickle files.*save_pretrained"),
+        (
+            {
+                "config.json": {"model_type": "llama", "num_hidden_layers": 1},
+                "consolidated.safetensors": "",
+            },
+            "the format of Mistral's own code",
+        ),
+    ],
+)
+def test_what_is_no_model_is_told_what_it_is(
+    files: dict[str, Any], words: str, tmp_path: Path, build_kernels: Any
+) -> None:
+    for name, content in files.items():
+        (tmp_path / name).write_text(json.dumps(content))
+    with pytest.raises(ModelError, match=words):
+        plait_models.load(tmp_path, build_kernels=build_kernels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from contextlib import suppress
 from pathlib import Path
@@ -127,3 +128,61 @@ def test_other_contents_are_refused(content: bytes, words: str, tmp_path: Path) 
     path.write_bytes(content)
     with pytest.raises(ModelError, match=words):
         read_header(path)
+
+
+def string(text: str) -> bytes:
+    return struct.pack("<Q", len(text)) + text.encode()
+
+
+def value(key: str, kind: int, content: bytes) -> bytes:
+    return string(key) + struct.pack("<I", kind) + content
+
+
+HUGE = {
+    "an array": value("k", 9, struct.pack("<IQ", 4, 2**32)),
+    "an array of strings": value("k", 9, struct.pack("<IQ", 8, 2**60)),
+    "an array of booleans": value("k", 9, struct.pack("<IQ", 7, 2**34)),
+    "a string": value("k", 8, struct.pack("<Q", 2**34)),
+    "a key": struct.pack("<Q", 2**34),
+}
+
+
+@pytest.mark.parametrize("name", HUGE)
+def test_what_a_header_asks_for_is_bounded(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.gguf"
+    path.write_bytes(struct.pack("<4sIQQ", b"GGUF", 3, 0, 1) + HUGE[name])
+    # The file says that it has these bytes; on the disk it takes none.
+    os.truncate(path, 20 * 2**30)
+    for strings in ((), ("k",)):
+        with pytest.raises(ModelError, match="allowed: at most"):
+            read_header(path, strings)
+
+
+@pytest.mark.parametrize(("tensors", "values"), [(2**40, 0), (0, 2**40), (2**63, 2**63)])
+def test_how_much_a_header_holds_is_bounded(tensors: int, values: int, tmp_path: Path) -> None:
+    path = tmp_path / "x.gguf"
+    path.write_bytes(struct.pack("<4sIQQ", b"GGUF", 3, tensors, values))
+    os.truncate(path, 20 * 2**30)
+    with pytest.raises(ModelError, match="allowed: at most"):
+        read_header(path)
+
+
+def test_dimensions_are_bounded(tmp_path: Path) -> None:
+    path = tmp_path / "x.gguf"
+    tensor = string("t.weight") + struct.pack("<I", 2**31)
+    path.write_bytes(struct.pack("<4sIQQ", b"GGUF", 3, 1, 0) + tensor)
+    os.truncate(path, 20 * 2**30)
+    with pytest.raises(ModelError, match=r"2147483648 dimensions of 't\.weight'"):
+        read_header(path)
+
+
+def test_strings_are_read_when_asked_for(small: Path) -> None:
+    metadata = read_header(small, ("some.strings",)).metadata
+    fields = gguf.GGUFReader(small).fields
+    assert list(metadata["some.strings"]) == fields["some.strings"].contents()
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.gguf")
+    with pytest.raises(ModelError, match="not a regular file"):
+        read_header(tmp_path / "x.gguf")

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+TINY: dict[str, Any] = {"vocab_size": 61, "hidden_size": 32, "intermediate_size": 40}
 PROMPTS = [[5, 60, 0, 17, 17, 3, 44, 9, 21, 8, 30], [33], [7, 2, 58, 41, 12, 12, 19]]
 DECODED = [[50, 1, 26], [9, 9, 40], [0, 35, 22]]
 
@@ -83,9 +84,7 @@ def test_mistral_without_a_window(tmp_path: Path, build_kernels: Any, paged_run:
 
     torch.manual_seed(5)
     config = MistralConfig(
-        vocab_size=61,
-        hidden_size=32,
-        intermediate_size=40,
+        **TINY,
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
@@ -97,6 +96,49 @@ def test_mistral_without_a_window(tmp_path: Path, build_kernels: Any, paged_run:
     oracle.save_pretrained(tmp_path)
     model = plait_models.load(tmp_path, build_kernels=build_kernels)
     assert run_both(model, oracle, paged_run) < 1e-4
+
+
+def test_mistral_up_to_its_window(tmp_path: Path, build_kernels: Any, paged_run: Any) -> None:
+    from transformers import MistralConfig, MistralForCausalLM
+
+    torch.manual_seed(6)
+    config = MistralConfig(
+        **TINY,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        initializer_range=0.2,
+        sliding_window=16,
+        # Else transformers may choose kernels that take no window.
+        attn_implementation="eager",
+    )
+    oracle = MistralForCausalLM(config).eval()
+    oracle.save_pretrained(tmp_path)
+    model = plait_models.load(tmp_path, build_kernels=build_kernels)
+    assert model.info.max_position == 16
+    assert_equal_over(model, oracle, paged_run, 16)
+
+
+def assert_equal_over(model: Any, oracle: Any, paged_run: Any, length: int) -> None:
+    generator = torch.Generator().manual_seed(2)
+    token_ids = torch.randint(0, 61, (length,), generator=generator).tolist()
+    run = paged_run(model, 1, max_length=length)
+    got = torch.cat(
+        [run.step([token_ids[: length - 5]])[0], run.step([token_ids[length - 5 :]])[0]]
+    )
+    with torch.no_grad():
+        expected = oracle(torch.tensor([token_ids])).logits[0].float()
+    assert relative_error(got, expected) < 1e-4
+
+
+def test_linear_scaling_makes_room_for_more(
+    tiny_checkpoint: Any, build_kernels: Any, paged_run: Any
+) -> None:
+    path, oracle = tiny_checkpoint(CONFIGS["rope_linear"])
+    model = plait_models.load(path, build_kernels=build_kernels)
+    assert model.info.max_position == 256
+    assert_equal_over(model, oracle, paged_run, 256)
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [("bfloat16", 0.06), ("float16", 0.01)])

@@ -35,6 +35,7 @@ from plait_kernels.sites import SITE_GROUPS
 from plait_lora.arena import LoraArena
 from plait_lora.catalog import AdapterCatalog
 from plait_lora.store import AdapterStore
+from plait_models.reading import find_files
 from plait_sampling.sampler import SAMPLING_OPS, Sampler, sampling_configs
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
     from plait.engine_args import EngineArgs
     from plait_kernels.config import OpConfig
+    from plait_kernels.sites import LoraSite
     from plait_kernels.table import KernelTable
     from plait_models.config import ModelConfig
     from plait_models.model import Model
@@ -174,7 +176,8 @@ def _max_model_len(args: EngineArgs, config: ModelConfig) -> int:
         return limit  # What does not fit of it is cut when the memory is known.
     if args.max_model_len is not None and args.max_model_len > limit:
         text = (
-            f"max_model_len={args.max_model_len} is more than the model's {limit} positions; "
+            f"max_model_len={args.max_model_len} is more than the model's {limit} positions "
+            f"(from {config.position_limit}); "
             f"use at most {limit}"
         )
         raise InputError(text)
@@ -207,6 +210,7 @@ def _load_model(
             seed=args.seed,
             max_tokens=(max_rows, args.max_num_batched_tokens),
             block_size=args.block_size,
+            max_positions=args.max_model_len if (args.max_model_len or 0) > 0 else None,
             progress=progress,
         )
     return model, tables[0]
@@ -284,8 +288,10 @@ def _adapters(
         max_cpu_loras=args.max_cpu_loras,
         served_groups=SERVED_GROUPS,
         chunk_bytes=memory.chunk_bytes,
+        num_chunks=memory.num_chunks,
         tile_rows=tile_rows,
         base_weight=model.base_weight,
+        origin=_origin(args),
         target_modules=args.lora_target_modules,
         locate=Hub(args.hf_token, args.download_dir).adapter,
     )
@@ -304,3 +310,14 @@ def _adapters(
         max_tiles=-(-(args.max_lora_rank or _SCRATCH_RANK) // tile_rows) if on_gpu else 0,
     )
     return AdapterLibrary(catalog, store), AdapterDevice(arena, catalog)
+
+
+def _origin(args: EngineArgs) -> Callable[[LoraSite, torch.Tensor], bool] | None:
+    """Return what tells copies from before a GGUF file was quantised."""
+    files = find_files(args.model, args.load_format)
+    if files.format != "gguf" or args.load_format == "dummy":
+        return None
+    # The package gguf is needed for GGUF files alone.
+    from plait_models.files.gguf_origins import is_origin
+
+    return lambda site, weight: is_origin(files.root, site.group, weight)

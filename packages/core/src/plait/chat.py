@@ -7,8 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from plait.prompts import ParsedPrompt
+from plait.template_rendering import BoundedTemplate
 from plait.text_encoder import encode
+from plait.tool_calls import checked_calls
 from plait_kernels.errors import InputError
+from plait_models.files.opening import shortened
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -79,24 +82,26 @@ class ChatTemplate:
                 "Pass chat_template=…, or write the prompt as the model expects it and use generate"
             )
             raise InputError(text)
-        own: dict[str, Any] = {
-            "chat_template": chat_template,
-            "add_generation_prompt": add_generation_prompt,
-            "continue_final_message": continue_final_message,
-            "tools": None if tools is None else list(tools),
-        }
         variables = dict(chat_template_kwargs or {})
         known = inspect.signature(tokenizer.apply_chat_template).parameters
         taken = [key for key in variables if key in known and key not in ("documents", "kwargs")]
         if taken:
             text = (
                 f"chat_template_kwargs holds {taken[0]!r}, which is no variable of a template; "
-                f"leave it out (keywords of chat: {', '.join(own)})"
+                "leave it out (keywords of chat: chat_template, add_generation_prompt, "
+                "continue_final_message, tools)"
             )
             raise InputError(text)
         self._in_parts = content_format == "openai"
         self._tokenizer = tokenizer
-        self._options = own | variables
+        self._template = BoundedTemplate(
+            tokenizer,
+            chat_template,
+            tools=tools,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+            variables=variables,
+        )
 
     def render(self, conversation: Conversation) -> ParsedPrompt:
         """Make the prompt of one conversation: what the template writes, and its tokens.
@@ -109,14 +114,16 @@ class ChatTemplate:
         messages = _checked(conversation)
         if self._in_parts:
             contents = [message.get("content") for message in conversation]
-            messages = [m | _parts(content) for m, content in zip(messages, contents, strict=True)]
+            messages = [
+                message | _parts(place, content)
+                for place, (message, content) in enumerate(zip(messages, contents, strict=True))
+            ]
         try:
-            text: str = self._tokenizer.apply_chat_template(
-                messages, tokenize=False, **self._options
-            )
+            text = self._template.render(messages)
         except Exception as error:  # whatever a template makes of messages that anybody wrote
             message = (
-                f"the chat template refuses the conversation: {type(error).__name__}: {error}. "
+                "the chat template refuses the conversation: "
+                f"{type(error).__name__}: {str(error)[:500]}. "
                 "Allowed are the roles and their order that the template knows; pass another one "
                 "with chat_template=…"
             )
@@ -156,39 +163,46 @@ def _checked_message(place: int, message: Any) -> dict[str, Any]:
         raise InputError(text)
     role = message.get("role")
     if not isinstance(role, str) or not role:
-        text = f"role of message {place} is {role!r}; it must be a str such as 'user'"
+        text = f"role of message {place} is {shortened(role)}; it must be a str such as 'user'"
         raise InputError(text)
     content = message.get("content")
-    if content is None and not message.get("tool_calls"):
+    calls = checked_calls(place, message)
+    if content is None and not calls:
         text = f"message {place} ({role}) has no content; write a str or a list of text parts"
         raise InputError(text)
     if content is None or isinstance(content, str):
-        return dict(message)
+        return {**message, **calls}
     if not _is_list(content):
         text = (
             f"content of message {place} is a {type(content).__name__}; it must be a str or a list "
             'of {"type": "text", "text": …}'
         )
         raise InputError(text)
-    return {**message, "content": "\n".join(_part(place, part) for part in content)}
+    joined = "\n".join(_part(place, part) for part in content)
+    return {**message, **calls, "content": joined}
+
+
+_TEXTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
+"""Kinds of parts that are text, and under which key it stands: OpenAI's forms."""
 
 
 def _part(place: int, part: Any) -> str:
     kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
-    if kind != "text" or not isinstance(part.get("text"), str):
+    key = _TEXTS.get(kind) if isinstance(part, Mapping) and isinstance(kind, str) else None
+    if key is None or not isinstance(part.get(key), str):
         text = (
-            f"message {place} has a part of type {kind!r} that is not served; allowed: "
+            f"message {place} has a part of type {shortened(kind)} that is not served; allowed: "
             '{"type": "text", "text": str}. plait serves text models only'
         )
         raise InputError(text)
-    return str(part["text"])
+    return str(part[key])
 
 
-def _parts(content: Any) -> dict[str, Any]:
+def _parts(place: int, content: Any) -> dict[str, Any]:
     """Return a content that was checked as a list of parts."""
     if content is None:
         return {}
-    texts = [content] if isinstance(content, str) else [part["text"] for part in content]
+    texts = [content] if isinstance(content, str) else [_part(place, p) for p in content]
     return {"content": [{"type": "text", "text": text} for text in texts]}
 
 

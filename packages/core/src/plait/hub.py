@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from plait_kernels.errors import AdapterError, InputError, ModelError
-from plait_lora.files import CONFIG_NAME, PICKLE_NAME, WEIGHTS_NAME
+from plait_lora.adapter_directory import CONFIG_NAME, WEIGHTS_NAME, hint
 from plait_lora.locations import is_hub_id
+from plait_lora.shown import shortened
+from plait_models.hints import ADAPTER_CONFIG, is_adapter, tell_adapter
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -146,8 +148,10 @@ class Hub:
         weights = () if load_format == "dummy" else _WEIGHT_FILES
         if load_format == "gguf":
             raise self._without_weights(found.repo_id, revision, where)
-        wanted = (_CONFIG, _GENERATION_CONFIG, *weights, *_TOKENIZER_FILES, *code)
+        wanted = (_CONFIG, _GENERATION_CONFIG, ADAPTER_CONFIG, *weights, *_TOKENIZER_FILES, *code)
         root = self._snapshot(found.repo_id, revision, wanted, where, ModelError)
+        if is_adapter(root):
+            raise ModelError(tell_adapter(root, found.repo_id))
         if not (_holds(root, [_CONFIG]) and (load_format == "dummy" or _holds(root, weights))):
             raise self._without_weights(found.repo_id, root.name, where)
         return str(root)
@@ -166,7 +170,8 @@ class Hub:
         if not _holds(root, _TOKENIZER_FILES):
             text = (
                 f"{where}: its snapshot has no tokenizer files; the repository holds "
-                f"{self._listing(found.repo_id, root.name)}. Name another one, or a local directory"
+                f"{_listed(self._files(found.repo_id, root.name))}. Name another one, or a local "
+                "directory"
             )
             raise ModelError(text)
         return str(root)
@@ -190,11 +195,13 @@ class Hub:
         root = self._snapshot(path, None, wanted, where, AdapterError)
         missing = [name for name in wanted if not _holds(root, [name])]
         if missing:
+            files = self._files(path, root.name)
+            remedy = (
+                hint(files) if files else "Name one with both, as PEFT's save_pretrained writes"
+            )
             text = (
                 f"{where}: its snapshot has no {' and no '.join(missing)}; the repository holds "
-                f"{self._listing(path, root.name)}. Name one with both files, as PEFT's "
-                f"save_pretrained writes them; {PICKLE_NAME} is a pickle, which can run code when "
-                "it is read, and is refused"
+                f"{_listed(files)}. {remedy}"
             )
             raise AdapterError(text)
         return str(root)
@@ -235,7 +242,7 @@ class Hub:
         if len(found) != 1:
             text = (
                 f"{where}: one file must be meant, and {len(found)} are; the repository holds "
-                f"{self._listing(repo_id, root.name, '.gguf')}. Pass '{repo_id}/<file>.gguf'"
+                f"{_listed(self._files(repo_id, root.name), '.gguf')}. Pass '{repo_id}/<file>.gguf'"
             )
             raise ModelError(text)
         return str(root / found[0])
@@ -243,25 +250,32 @@ class Hub:
     def _without_weights(self, repo_id: str, revision: str | None, where: str) -> ModelError:
         return ModelError(
             f"{where}: its snapshot has no {_CONFIG} with model.safetensors (or its index and "
-            f"shards); the repository holds {self._listing(repo_id, revision)}. Of a repository "
-            f"with GGUF files pass one, '{repo_id}/<file>.gguf'; pickles (.bin, .pt) can run code "
+            f"shards); the repository holds {_listed(self._files(repo_id, revision))}. Of a "
+            f"repository with GGUF files pass one, '{repo_id}/<file>.gguf'; pickles (.bin, .pt) "
+            "can run code "
             "when they are read and are never loaded"
         )
 
-    def _listing(self, repo_id: str, revision: str | None, ending: str = "") -> str:
-        """Name the files of a repository for a message, GGUF files first."""
+    def _files(self, repo_id: str, revision: str | None) -> list[str] | None:
+        """List the files of a repository for a message; None if that fails."""
         from huggingface_hub import HfApi
 
         try:
-            every = HfApi(token=self.token).list_repo_files(repo_id, revision=revision)
+            return HfApi(token=self.token).list_repo_files(repo_id, revision=revision)
         except Exception:  # the error that is being written says more than this one
-            return "files that cannot be listed now (if HF_HUB_OFFLINE is set, unset it)"
-        files = sorted(
-            (name for name in every if name.endswith(ending)),
-            key=lambda name: (not name.endswith(".gguf"), name),
-        )
-        more = f" and {len(files) - _SHOWN} more" if len(files) > _SHOWN else ""
-        return (", ".join(files[:_SHOWN]) or "none") + more
+            return None
+
+
+def _listed(files: Sequence[str] | None, ending: str = "") -> str:
+    """Name files for a message, GGUF files first."""
+    if files is None:
+        return "files that cannot be listed now (if HF_HUB_OFFLINE is set, unset it)"
+    names = sorted(
+        (name for name in files if name.endswith(ending)),
+        key=lambda name: (not name.endswith(".gguf"), name),
+    )
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return (", ".join(map(shortened, names[:_SHOWN])) or "none") + more
 
 
 def _holds(root: Path, patterns: Sequence[str]) -> bool:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import torch
 
+from plait.home_process import HomeProcess
 from plait.plan import Int32, StepPlan, StepResult
 from plait.step_outputs import StepOutputs
 from plait.token_layout import TokenLayout
@@ -136,6 +137,7 @@ class Runner:
         self.kv = kv
         self.adapters = adapters
         self.padded_steps = padded_steps
+        self._home = HomeProcess(kv.device)
 
     @torch.inference_mode()
     def start(self, plan: StepPlan) -> Started:
@@ -152,6 +154,7 @@ class Runner:
         -------
         Started
         """
+        self._home.enter()
         failed_loads = self.adapters.execute(plan.commands) if self.adapters else ()
         failed = {key for key, _ in failed_loads}
         loaded = tuple(load.key for load in plan.commands.loads if load.key not in failed)

@@ -20,9 +20,9 @@ _MOST = 400
 class _Short(reprlib.Repr):
     """Repr of any value, in bounded time and space."""
 
-    def __init__(self) -> None:
+    def __init__(self, longest: int) -> None:
         super().__init__()
-        self.maxstring = self.maxother = self.maxlong = _SHOWN
+        self.maxstring = self.maxother = self.maxlong = longest
         self.maxlevel = 3
 
     def repr_int(self, value: int, level: int) -> str:
@@ -32,13 +32,15 @@ class _Short(reprlib.Repr):
         return repr(value)
 
 
-def shown(value: object) -> str:
+def shown(value: object, longest: int = _SHOWN) -> str:
     """Write a value for an error message: its repr, shortened where it is long.
 
     Parameters
     ----------
     value : object
         Anything, as a caller passed it.
+    longest : int
+        Characters of a text in it.
 
     Returns
     -------
@@ -52,7 +54,7 @@ def shown(value: object) -> str:
     >>> shown(10**400)
     'an int of about 398 digits'
     """
-    text = _Short().repr(value)
+    text = _Short(longest).repr(value)
     return text if len(text) <= _MOST else f"{text[:_MOST]}…"
 
 

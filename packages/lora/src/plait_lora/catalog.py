@@ -6,18 +6,20 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from plait_kernels.errors import AdapterError, InputError
+from plait_kernels.errors import AdapterError, InputError, PlaitError
 from plait_kernels.lora_types import TILE_ROWS
 from plait_lora.adapter import Adapter, HostFormat
+from plait_lora.adapter_room import AdapterRoom
 from plait_lora.files import AdapterStat, stat_adapter
 from plait_lora.handles import Handle, Handles
 from plait_lora.host_tier import HostTier
 from plait_lora.identity import AdapterKey, fresh_key
 from plait_lora.locations import Locate, Locations
 from plait_lora.reader import AdapterReader, ReadAdapter
+from plait_lora.shown import shortened, shown
 from plait_lora.site_index import SiteIndex
 from plait_lora.target_modules import check_target_modules
-from plait_lora.tensor_checks import BaseWeight, Sites
+from plait_lora.tensor_checks import BaseWeight, Origin, Sites
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -67,6 +69,12 @@ class AdapterCatalog:
     locate : Locate, optional
         Finds the snapshot of a hub id, where no such path is there. An id goes on meaning what its
         first use found until ``load_inplace`` asks again. None: local paths only.
+    num_chunks : int, optional
+        Of the arena: weights that cannot fit in it are not read. None: the limit is the machine's
+        memory.
+    origin : Callable[[LoraSite, Tensor], bool], optional
+        Of a quantised model: whether its weight at an ``embed`` or ``head`` site was quantised from
+        a tensor, which is then as good a copy as an equal one.
 
     Raises
     ------
@@ -87,14 +95,17 @@ class AdapterCatalog:
         target_modules: Collection[str] | None = None,
         base_weight: BaseWeight | None = None,
         locate: Locate | None = None,
+        num_chunks: int | None = None,
+        origin: Origin | None = None,
     ) -> None:
         _check_cap("max_lora_rank", max_lora_rank)
         _check_cap("max_cpu_loras", max_cpu_loras)
         self._reader = AdapterReader(
-            Sites(SiteIndex(sites), frozenset(served_groups), base_weight),
+            Sites(SiteIndex(sites), frozenset(served_groups), base_weight, origin),
             HostFormat(dtype, chunk_bytes, tile_rows),
             max_lora_rank,
             None if target_modules is None else check_target_modules(target_modules, sites),
+            AdapterRoom(chunk_bytes, dtype.itemsize, num_chunks),
         )
         self._tier = HostTier(max_cpu_loras)
         self._handles = Handles()
@@ -177,10 +188,26 @@ class AdapterCatalog:
         return (in_memory and not asks_hub) or self._has_room(request, 1 + under_way)
 
     def read(self, request: LoRARequest) -> ReadAdapter:
-        """Read and check a handle's files. Changes nothing; may run in any thread."""
+        """Read and check a handle's files. Changes nothing; may run in any thread.
+
+        Raises
+        ------
+        AdapterError
+            If they cannot be honoured exactly, and also of whatever else happens on the way: it is
+            the request's own.
+        OutOfMemoryError
+            If the adapter does not fit in the arena although nothing else were there.
+        """
         where, again = _where(request), request.load_inplace
-        directory = self._locations.find(request.path, where, again=again)
-        read = self._reader.read(replace(request, lora_path=directory), where)
+        try:
+            directory = self._locations.find(request.path, where, again=again)
+            read = self._reader.read(replace(request, lora_path=directory), where)
+        except PlaitError:
+            raise
+        except Exception as error:  # anything that a stranger's files may bring about
+            reason = shortened(f"{type(error).__name__}: {error}")
+            msg = f"{where}: it could not be read ({reason}). Check the files of the adapter."
+            raise AdapterError(msg) from error
         return replace(read, request=request)
 
     def is_current(self, read: ReadAdapter) -> bool:
@@ -233,10 +260,11 @@ class AdapterCatalog:
         AdapterError
             If it cannot be honoured exactly, or host memory is full of adapters that are held.
         """
-        adapter = self._reader.build(config, tensors, f"adapter {name!r}", fresh_key())
+        adapter = self._reader.build(config, tensors, f"adapter {shown(name)}", fresh_key())
         if not self._tier.has_room(self._kept()):
             msg = (
-                f"adapter {name!r}: host memory has {len(self._tier)} adapters, all of them held, "
+                f"adapter {shown(name)}: host memory has {len(self._tier)} adapters, all of them "
+                "held, "
                 f"and max_cpu_loras is {self._tier.capacity}; raise it or let requests finish."
             )
             raise AdapterError(msg)
@@ -337,10 +365,10 @@ class AdapterCatalog:
 
 
 def _where(request: LoRARequest) -> str:
-    return f"adapter {request.name!r} (id {request.adapter_id}, {request.path!r})"
+    return f"adapter {shown(request.name)} (id {shown(request.adapter_id)}, {shown(request.path)})"
 
 
 def _check_cap(name: str, cap: int | None) -> None:
     if cap is not None and (isinstance(cap, bool) or not isinstance(cap, int) or cap < 1):
-        msg = f"{name} is {cap!r}; it must be an integer of at least 1, or None: no cap."
+        msg = f"{name} is {shown(cap)}; it must be an integer of at least 1, or None: no cap."
         raise InputError(msg)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from plait_kernels.errors import AdapterError
+from plait_lora.shown import shown
 
 if TYPE_CHECKING:
     from plait_lora.files import AdapterStat
@@ -59,8 +60,10 @@ class Handles:
         if before is None or before.key == key or request.load_inplace:
             return
         msg = (
-            f"{where}: the id {request.adapter_id} names the adapter {before.request.name!r} of "
-            f"{before.request.path!r}, and the content is now another ({before.key} before, {key} "
+            f"{where}: the id {request.adapter_id} names the adapter {shown(before.request.name)} "
+            "of "
+            f"{shown(before.request.path)}, and the content is now another ({before.key} before, "
+            f"{key} "
             "now). Use a new id, remove the old one first, or pass load_inplace=True."
         )
         raise AdapterError(msg)

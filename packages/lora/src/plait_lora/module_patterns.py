@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from plait_kernels.errors import AdapterError
+from plait_lora.expressions import Expression, MatchTime, ends_with_name, is_plain
+from plait_lora.shown import shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,17 +20,24 @@ class ModulePatterns:
     """Numbers by module pattern (``rank_pattern``, ``alpha_pattern``); the first match counts.
 
     A pattern is a regular expression that must match the key of the module, or the end of it
-    after a dot.
+    after a dot. A name, which is what most of them are, is compared and not compiled.
     """
 
-    entries: tuple[tuple[re.Pattern[str], float], ...]
+    entries: tuple[tuple[Expression | str, float], ...]
 
     @classmethod
-    def parse(cls, patterns: Mapping[str, float], field: str, where: str) -> ModulePatterns:
+    def parse(
+        cls, patterns: Mapping[str, float], field: str, where: str, time: MatchTime
+    ) -> ModulePatterns:
         """Compile patterns; AdapterError if one is no regular expression."""
         return cls(
             tuple(
-                (_compile(rf"(.*\.)?({pattern})$", field, where), value)
+                (
+                    pattern
+                    if is_plain(pattern)
+                    else Expression.parse(rf"(.*\.)?({pattern})$", field, where, time, pattern),
+                    value,
+                )
                 for pattern, value in patterns.items()
             )
         )
@@ -37,7 +45,10 @@ class ModulePatterns:
     def get(self, key: str, default: float) -> float:
         """Return the number of the first pattern that matches ``key``, or ``default``."""
         for pattern, value in self.entries:
-            if pattern.match(key):
+            if isinstance(pattern, str):
+                if ends_with_name(key, pattern):
+                    return value
+            elif pattern.matches(key):
                 return value
         return default
 
@@ -50,32 +61,35 @@ class LayerFilter:
     ----------
     layers : frozenset[int]
         Empty: every layer.
-    patterns : tuple[re.Pattern[str], ...]
+    patterns : tuple[Expression, ...]
         Where a key says the number of its layer; the first that matches counts.
     """
 
     layers: frozenset[int]
-    patterns: tuple[re.Pattern[str], ...]
+    patterns: tuple[Expression, ...]
 
     @classmethod
-    def parse(cls, layers: object, pattern: object, where: str) -> LayerFilter:
+    def parse(cls, layers: object, pattern: object, where: str, time: MatchTime) -> LayerFilter:
         """Check both fields; AdapterError if one is malformed."""
         numbers = [layers] if isinstance(layers, int) else list(_sequence(layers))
         if any(isinstance(number, bool) or not isinstance(number, int) for number in numbers):
             msg = (
-                f"{where}: layers_to_transform is {layers!r}; it must be an integer or a list of "
-                "integers. Correct adapter_config.json."
+                f"{where}: layers_to_transform is {shown(layers)}; it must be an integer or a "
+                "list of integers. Correct adapter_config.json."
             )
             raise AdapterError(msg)
-        names = _strings(pattern, "layers_pattern", where)
+        names = _strings(pattern, "layers_pattern", where) or ()
         names = (names,) if isinstance(names, str) else names
-        expressions = [rf"(?:^|.*?\.){name}\.(?P<layer>\d+)\." for name in names or ()]
+        expressions = {rf"(?:^|.*?\.){name}\.(?P<idx>\d+)\.": name for name in names}
         # Without a pattern the first number that follows two names is the layer's: in
         # "model.layers.3.mlp.experts.5" it is 3.
-        expressions = expressions or [r".*?\.[^.]*\.(?P<layer>\d+)\."]
+        expressions = expressions or {r".*?\.[^.]*\.(?P<idx>\d+)\.": ""}
         return cls(
             frozenset(number for number in numbers if isinstance(number, int)),
-            tuple(_compile(text, "layers_pattern", where) for text in expressions),
+            tuple(
+                Expression.parse(text, "layers_pattern", where, time, name)
+                for text, name in expressions.items()
+            ),
         )
 
     def allows(self, key: str) -> bool:
@@ -83,8 +97,10 @@ class LayerFilter:
         if not self.layers:
             return True
         for pattern in self.patterns:
-            if match := pattern.match(key):
-                return int(match["layer"]) in self.layers
+            matched, layer = pattern.index(key)
+            if matched:
+                # A pattern like "layers|.*" may match and say no number: no layer of these, then.
+                return layer is not None and int(layer) in self.layers
         return False
 
 
@@ -94,24 +110,24 @@ class ModuleSelector:
 
     Attributes
     ----------
-    targets : tuple[str, ...] | re.Pattern[str] | None
+    targets : frozenset[str] | Expression | None
         Names (of modules, or of the ends of their keys), an expression for the whole key, or
         None: not said, whatever the file holds.
     every_linear : bool
         ``"all-linear"``: every linear module but the head.
-    excluded : tuple[str, ...] | re.Pattern[str]
+    excluded : frozenset[str] | Expression
     layers : LayerFilter
         Applies to targets that are ends of a key, as in PEFT.
     """
 
-    targets: tuple[str, ...] | re.Pattern[str] | None
+    targets: frozenset[str] | Expression | None
     every_linear: bool
-    excluded: tuple[str, ...] | re.Pattern[str]
+    excluded: frozenset[str] | Expression
     layers: LayerFilter
 
     @classmethod
     def parse(
-        cls, *, targets: object, excluded: object, layers: LayerFilter, where: str
+        cls, *, targets: object, excluded: object, layers: LayerFilter, where: str, time: MatchTime
     ) -> ModuleSelector:
         """Check both fields; AdapterError if one is malformed."""
         wanted = _strings(targets, "target_modules", where)
@@ -119,14 +135,14 @@ class ModuleSelector:
         if isinstance(wanted, str) and layers.layers:
             msg = (
                 f"{where}: layers_to_transform is set while target_modules is the string "
-                f"{wanted!r}; the two do not go together. List the modules instead."
+                f"{shown(wanted)}; the two do not go together. List the modules instead."
             )
             raise AdapterError(msg)
         every_linear = isinstance(wanted, str) and wanted.lower() == ALL_LINEAR
         return cls(
-            None if every_linear else _compiled(wanted, "target_modules", where),
+            None if every_linear else _compiled(wanted, "target_modules", where, time),
             every_linear,
-            _compiled(unwanted, "exclude_modules", where) or (),
+            _compiled(unwanted or (), "exclude_modules", where, time) or frozenset(),
             layers,
         )
 
@@ -148,37 +164,33 @@ class ModuleSelector:
             return False
         if self.targets is None:
             return inner or not self.every_linear
-        if isinstance(self.targets, re.Pattern):
-            return self.targets.fullmatch(key) is not None
+        if isinstance(self.targets, Expression):
+            return self.targets.matches_all(key)
         if key in self.targets:
             return True
         return _ends_with_any(key, self.targets) and self.layers.allows(key)
 
     def _excludes(self, key: str) -> bool:
-        if isinstance(self.excluded, re.Pattern):
-            return self.excluded.fullmatch(key) is not None
+        if isinstance(self.excluded, Expression):
+            return self.excluded.matches_all(key)
         return key in self.excluded or _ends_with_any(key, self.excluded)
 
 
-def _ends_with_any(key: str, names: tuple[str, ...]) -> bool:
-    return any(key.endswith(f".{name}") for name in names)
+def _ends_with_any(key: str, names: frozenset[str]) -> bool:
+    _, dot, rest = key.partition(".")
+    while dot:
+        if rest in names:
+            return True
+        _, dot, rest = rest.partition(".")
+    return False
 
 
 def _compiled(
-    value: tuple[str, ...] | str | None, field: str, where: str
-) -> tuple[str, ...] | re.Pattern[str] | None:
-    return _compile(value, field, where) if isinstance(value, str) else value
-
-
-def _compile(expression: str, field: str, where: str) -> re.Pattern[str]:
-    try:
-        return re.compile(expression)
-    except (re.error, RecursionError, OverflowError) as error:
-        msg = (
-            f"{where}: {field} has {expression!r}, which is no regular expression ({error}). "
-            "Correct adapter_config.json."
-        )
-        raise AdapterError(msg) from error
+    value: tuple[str, ...] | str | None, field: str, where: str, time: MatchTime
+) -> frozenset[str] | Expression | None:
+    if isinstance(value, str):
+        return Expression.parse(value, field, where, time)
+    return None if value is None else frozenset(value)
 
 
 def _sequence(value: object) -> list[object]:
@@ -194,7 +206,7 @@ def _strings(value: object, field: str, where: str) -> tuple[str, ...] | str | N
     names = tuple(item for item in items if isinstance(item, str))
     if len(names) != len(items):
         msg = (
-            f"{where}: {field} is {value!r}; it must be a string or a list of strings. "
+            f"{where}: {field} is {shown(value)}; it must be a string or a list of strings. "
             "Correct adapter_config.json."
         )
         raise AdapterError(msg)

@@ -8,14 +8,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from plait_kernels.errors import AdapterError
+from plait_lora.expressions import MatchTime
 from plait_lora.module_patterns import LayerFilter, ModulePatterns, ModuleSelector
 from plait_lora.peft_fields import check_fields
+from plait_lora.shown import shortened, shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _DEFAULT_RANK = 8
 _DEFAULT_ALPHA = 8
+_MOST = 2**31 - 1
+"""The highest rank that is a number at all; how many fit is asked of the weights."""
 
 
 @dataclass(frozen=True)
@@ -68,27 +72,29 @@ class PeftConfig:
         rank = _rank(config.get("r", _DEFAULT_RANK), "r", where)
         alpha = _alpha(config.get("lora_alpha", _DEFAULT_ALPHA), "lora_alpha", where)
         ranks = {
-            pattern: _rank(value, f"rank_pattern[{pattern!r}]", where)
+            pattern: _rank(value, f"rank_pattern[{shown(pattern)}]", where)
             for pattern, value in _patterns(config, "rank_pattern", where).items()
         }
         alphas = {
-            pattern: _alpha(value, f"alpha_pattern[{pattern!r}]", where)
+            pattern: _alpha(value, f"alpha_pattern[{shown(pattern)}]", where)
             for pattern, value in _patterns(config, "alpha_pattern", where).items()
         }
+        time = MatchTime()
         selector = ModuleSelector.parse(
             targets=config.get("target_modules"),
             excluded=config.get("exclude_modules"),
             layers=LayerFilter.parse(
-                config.get("layers_to_transform"), config.get("layers_pattern"), where
+                config.get("layers_to_transform"), config.get("layers_pattern"), where, time
             ),
             where=where,
+            time=time,
         )
         return cls(
             rank=rank,
             alpha=alpha,
             use_rslora=_flag(config, "use_rslora", where),
-            ranks=ModulePatterns.parse(ranks, "rank_pattern", where),
-            alphas=ModulePatterns.parse(alphas, "alpha_pattern", where),
+            ranks=ModulePatterns.parse(ranks, "rank_pattern", where, time),
+            alphas=ModulePatterns.parse(alphas, "alpha_pattern", where, time),
             selector=selector,
             ensure_weight_tying=_flag(config, "ensure_weight_tying", where),
         )
@@ -130,7 +136,7 @@ def decode_config(data: bytes, where: str) -> dict[str, Any]:
         config = json.loads(data, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         msg = (
-            f"{where}: adapter_config.json is not valid JSON ({error}); "
+            f"{where}: adapter_config.json is not valid JSON ({shortened(str(error))}); "
             "save the adapter again with save_pretrained, or copy the whole file."
         )
         raise AdapterError(msg) from error
@@ -153,15 +159,15 @@ def _flag(config: Mapping[str, Any], field: str, where: str) -> bool:
     if value is None:
         return False
     if not isinstance(value, bool):
-        msg = f"{where}: {field} is {value!r}; it must be true or false."
+        msg = f"{where}: {field} is {shown(value)}; it must be true or false."
         raise AdapterError(msg)
     return value
 
 
 def _rank(value: object, field: str, where: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _MOST:
         msg = (
-            f"{where}: {field} is {value!r}; a rank is an integer of at least 1. "
+            f"{where}: {field} is {shown(value)}; a rank is an integer from 1 to {_MOST}. "
             "Correct adapter_config.json."
         )
         raise AdapterError(msg)
@@ -177,7 +183,7 @@ def _alpha(value: object, field: str, where: str) -> float:
             raise OverflowError
     except OverflowError:
         msg = (
-            f"{where}: {field} is {value!r}; it must be a finite number. "
+            f"{where}: {field} is {shown(value)}; it must be a finite number. "
             "Correct adapter_config.json."
         )
         raise AdapterError(msg) from None
@@ -187,6 +193,9 @@ def _alpha(value: object, field: str, where: str) -> float:
 def _patterns(config: Mapping[str, Any], field: str, where: str) -> dict[str, Any]:
     value = config.get(field) or {}
     if not isinstance(value, dict):
-        msg = f"{where}: {field} is {value!r}; it must be an object of module patterns and numbers."
+        msg = (
+            f"{where}: {field} is {shown(value)}; it must be an object of module patterns and "
+            "numbers. Correct adapter_config.json."
+        )
         raise AdapterError(msg)
     return value

@@ -7,6 +7,9 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from plait_kernels.errors import AdapterError
+from plait_lora.adapter_directory import MLX_REMEDY
+from plait_lora.field_marks import is_mark
+from plait_lora.shown import shortened, shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -78,6 +81,9 @@ _ON_UNLESS_NULL = frozenset(
     {"alora_invocation_tokens", "arrow_config", "kasa_config", "monteclora_config", "use_bdlora"}
 )  # an empty object here means the feature with its defaults
 
+_MLX_FIELDS = frozenset({"fine_tune_type", "lora_parameters", "lora_layers", "adapter_path"})
+"""Fields of mlx-lm's adapter_config.json."""
+
 _INITIALISATIONS = frozenset({"gaussian", "eva", "orthogonal", "mica"})
 _REWRITES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
@@ -95,10 +101,13 @@ def check_fields(config: Mapping[str, Any], where: str) -> None:
     ------
     AdapterError
     """
+    if config.get("peft_type") is None and _MLX_FIELDS & config.keys():
+        msg = f"{where}: adapter_config.json is not PEFT's. {MLX_REMEDY}"
+        raise AdapterError(msg)
     peft_type = config.get("peft_type")
     if peft_type != "LORA":
         msg = (
-            f"{where}: peft_type is {_plain(peft_type)!r}; plait serves 'LORA' only. "
+            f"{where}: peft_type is {shown(_plain(peft_type))}; plait serves 'LORA' only. "
             "Train a LoRA adapter, or merge this one into a base model."
         )
         raise AdapterError(msg)
@@ -114,11 +123,11 @@ def check_fields(config: Mapping[str, Any], where: str) -> None:
             _refuse(where, field, value, reason, "unset")
     known = HONOURED | CHECKED | WITHOUT_EFFECT | frozenset(REFUSED)
     for field in sorted(set(map(str, config)) - known):
-        if _is_set(config.get(field)):
+        if _is_set(config.get(field)) and not is_mark(field, config[field]):
             msg = (
-                f"{where}: {field} is {config[field]!r}, a field that plait does not know and that "
-                "may change the result. Remove it if it has no effect at inference; otherwise "
-                "merge the adapter into a base model."
+                f"{where}: {shortened(field)} is {shown(config[field])}, a field that plait does "
+                "not know and that may change the result. Remove it if it has no effect at "
+                "inference; otherwise merge the adapter into a base model."
             )
             raise AdapterError(msg)
 
@@ -129,14 +138,15 @@ def _check_initialisation(value: object, where: str) -> None:
     name = value.lower() if isinstance(value, str) else ""
     if name.startswith(_REWRITES_BASE):
         msg = (
-            f"{where}: init_lora_weights is {value!r}, which changes the base weights, so the "
+            f"{where}: init_lora_weights is {shown(value)}, which changes the base weights, so the "
             "adapter does not fit the unchanged base model. Convert it with PEFT's "
             "save_pretrained(path_initial_model_for_weight_conversion=...)."
         )
         raise AdapterError(msg)
     if name not in _INITIALISATIONS:
         msg = (
-            f"{where}: init_lora_weights is {value!r}, which plait does not know and which may "
+            f"{where}: init_lora_weights is {shown(value)}, which plait does not know and which "
+            "may "
             f"have changed the base weights; known are true, false and "
             f"{', '.join(sorted(_INITIALISATIONS))}. If the base weights are unchanged, set it "
             "to true."
@@ -146,7 +156,8 @@ def _check_initialisation(value: object, where: str) -> None:
 
 def _refuse(where: str, field: str, value: object, reason: str, allowed: str) -> None:
     msg = (
-        f"{where}: {field} is {_plain(value)!r}, which plait does not serve ({reason}); it must be "
+        f"{where}: {field} is {shown(_plain(value))}, which plait does not serve ({reason}); it "
+        "must be "
         f"{allowed}. Train without it, or merge the adapter into a base model."
     )
     raise AdapterError(msg)

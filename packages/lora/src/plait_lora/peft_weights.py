@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from plait_kernels.errors import AdapterError
+from plait_lora.finite import check_results, check_scale
+from plait_lora.shown import shown
 from plait_lora.tensor_checks import check_base_copy, check_values, module_of
 from plait_lora.tensor_names import parse_tensor_name
 
@@ -42,6 +44,8 @@ def parse_weights(
     config: PeftConfig, tensors: Mapping[str, torch.Tensor], sites: Sites, where: str
 ) -> tuple[SiteWeights, ...]:
     """Bring the tensors of an adapter to the sites of a model, every one of them.
+
+    Tensors of the device ``meta`` are checked as far as that goes: names, dtypes and shapes.
 
     A projection that was trained packed (``qkv_proj``, ``gate_up_proj``) is split by the rows of
     its B; its parts share A.
@@ -79,8 +83,8 @@ def parse_weights(
         pair = pairs.setdefault(parsed.key, {})
         if parsed.role in pair:
             msg = (
-                f"{where}: two tensors are lora_{parsed.role} of {parsed.key!r}, one of them "
-                f"{name!r}. Save one adapter a directory."
+                f"{where}: two tensors are lora_{parsed.role} of {shown(parsed.key)}, one of them "
+                f"{shown(name)}. Save one adapter a directory."
             )
             raise AdapterError(msg)
         pair[parsed.role] = tensor
@@ -95,7 +99,8 @@ def parse_weights(
         for weights in _site_weights(key, pair, config, sites.index, where):
             if weights.site.index in found:
                 msg = (
-                    f"{where}: {key!r} is the second module for the site {weights.site.name!r}. "
+                    f"{where}: {shown(key)} is the second module for the site "
+                    f"{weights.site.name!r}. "
                     "Keep one of them."
                 )
                 raise AdapterError(msg)
@@ -113,7 +118,7 @@ def _site_weights(
     for role in ("A", "B"):
         if role not in pair:
             msg = (
-                f"{where}: {key!r} has lora_{'B' if role == 'A' else 'A'} but no lora_{role}; "
+                f"{where}: {shown(key)} has lora_{'B' if role == 'A' else 'A'} but no lora_{role}; "
                 "both are needed. Copy or save the whole adapter again."
             )
             raise AdapterError(msg)
@@ -124,18 +129,24 @@ def _site_weights(
     for role, shape in expected.items():
         if tuple(pair[role].shape) != shape:
             msg = (
-                f"{where}: lora_{role} of {key!r} has shape {list(pair[role].shape)}; with rank "
+                f"{where}: lora_{role} of {shown(key)} has shape {shown(list(pair[role].shape))}; "
+                "with rank "
                 f"{rank} in adapter_config.json and this model's {module.name!r} it must be "
                 f"{list(shape)}. Check r and rank_pattern, and that the adapter was trained for "
                 "this model."
             )
             raise AdapterError(msg)
     scale = config.scale_of(key)
+    check_scale(scale, key, where)
     parts = torch.split(pair["B"], rows)
-    return [
+    weights = [
         SiteWeights(site, pair["A"], part, scale)
         for site, part in zip(module.sites, parts, strict=True)
     ]
+    if not pair["A"].is_meta:
+        for each in weights:
+            check_results(each, where)
+    return weights
 
 
 def _check_selection(
@@ -146,7 +157,8 @@ def _check_selection(
         assert module is not None, "parse_weights has looked it up"
         if not config.selector.selects(key, inner=module.inner):
             msg = (
-                f"{where}: the weights hold {key!r}, which adapter_config.json does not target "
+                f"{where}: the weights hold {shown(key)}, which adapter_config.json does not "
+                "target "
                 "(target_modules, exclude_modules, layers_to_transform), so PEFT would not use "
                 "it. Correct the config, or remove the tensors."
             )
@@ -162,10 +174,11 @@ def _check_selection(
         if not complete and config.selector.selects(key, inner=module.inner):
             # A packed name that only an expression or "all-linear" reaches says nothing of its
             # own: its parts are looked at one by one.
-            if packed and not isinstance(config.selector.targets, tuple):
+            if packed and not isinstance(config.selector.targets, frozenset):
                 continue
             msg = (
-                f"{where}: adapter_config.json targets {key!r}, but the weights hold no lora_A and "
+                f"{where}: adapter_config.json targets {shown(key)}, but the weights hold no "
+                "lora_A and "
                 "lora_B for it, so it would silently run as the base model. Copy or save the "
                 "whole adapter again, or correct target_modules."
             )

@@ -12,6 +12,7 @@ from plait_lora.adapter import Adapter, HostFormat, build_adapter, key_of
 from plait_lora.files import AdapterStat, read_adapter
 from plait_lora.peft_config import PeftConfig, decode_config
 from plait_lora.peft_weights import SiteWeights, parse_weights
+from plait_lora.safetensors_header import damaged, read_header
 from plait_lora.target_modules import keep_target_modules
 
 if TYPE_CHECKING:
@@ -19,9 +20,14 @@ if TYPE_CHECKING:
 
     import torch
 
+    from plait_lora.adapter_room import AdapterRoom
     from plait_lora.identity import AdapterKey
     from plait_lora.request import LoRARequest
     from plait_lora.tensor_checks import Sites
+
+_HEADER_BYTES = 1 << 20
+_HEADER_BYTES_A_SITE = 2 << 10
+"""What a header may have: a site has two tensors, whose entries have some 200 bytes each."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,20 +58,30 @@ class AdapterReader:
     max_lora_rank : int | None
     target_modules : frozenset[str] | None
         Names of the modules that adapters act on; None = all.
+    room : AdapterRoom
+        The memory that an adapter may take.
     """
 
     sites: Sites
     form: HostFormat
     max_lora_rank: int | None
     target_modules: frozenset[str] | None
+    room: AdapterRoom
 
     def read(self, request: LoRARequest, where: str) -> ReadAdapter:
-        """Read the files of a handle, once; AdapterError if they cannot be honoured exactly."""
-        files = read_adapter(request.path, where)
-        config = decode_config(files.config, where)
-        # The config is checked first: of an adapter that is not served at all it says why.
-        parsed = PeftConfig.parse(config, where)
-        weights = self._parse(parsed, _decode_tensors(files.weights, where), where)
+        """Read the files of a handle, once; AdapterError if they cannot be honoured exactly.
+
+        Names, shapes and sizes are checked by the header of the weights, so that no more data are
+        read than an adapter of this model can have.
+        """
+        with read_adapter(request.path, where) as files:
+            # The config is checked first: of an adapter that is not served at all it says why.
+            config = PeftConfig.parse(decode_config(files.config, where), where)
+            longest = _HEADER_BYTES + _HEADER_BYTES_A_SITE * len(self.sites.index.modules)
+            header = read_header(files.weights, longest, where)
+            self.room.check(self._parse(config, header, where), files.weights.stat.size, where)
+            tensors = _decode_tensors(files.weights.whole(), where)
+        weights = self._parse(config, tensors, where)
         adapter = build_adapter(key_of(weights), weights, self.form, where)
         return ReadAdapter(request, files.stat, adapter)
 
@@ -103,9 +119,5 @@ def _decode_tensors(data: bytes, where: str) -> dict[str, torch.Tensor]:
     try:
         tensors: dict[str, torch.Tensor] = safetensors.torch.load(data)
     except Exception as error:  # whatever the library makes of bytes that anybody may have written
-        msg = (
-            f"{where}: adapter_model.safetensors is damaged or incomplete ({error}). "
-            "Copy or save the whole adapter again."
-        )
-        raise AdapterError(msg) from error
+        raise damaged(str(error), where) from error
     return tensors

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import torch
 
 from plait_kernels.errors import AdapterError
+from plait_lora.shown import shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,6 +23,9 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 BaseWeight: TypeAlias = "Callable[[LoraSite], torch.Tensor | None]"
 """The base model's own weight at a site, to compare a copy in an adapter file with."""
 
+Origin: TypeAlias = "Callable[[LoraSite, torch.Tensor], bool]"
+"""Whether the base model's weight at a site was quantised from a tensor."""
+
 
 @dataclass(frozen=True)
 class Sites:
@@ -34,11 +38,14 @@ class Sites:
         Site groups at which adapters are served.
     base_weight : BaseWeight | None
         Lets copies of base weights in a file be compared with the model.
+    origin : Origin | None
+        Of a quantised model: a copy from before it was quantised is as good.
     """
 
     index: SiteIndex
     served_groups: frozenset[str]
     base_weight: BaseWeight | None = None
+    origin: Origin | None = None
 
 
 def module_of(parsed: TensorName, name: str, sites: Sites, where: str) -> Module:
@@ -46,7 +53,8 @@ def module_of(parsed: TensorName, name: str, sites: Sites, where: str) -> Module
     module = sites.index.find(parsed.key)
     if module is None:
         msg = (
-            f"{where}: tensor {name!r} is of the module {parsed.key!r}, which matches no site of "
+            f"{where}: tensor {shown(name)} is of the module {shown(parsed.key)}, which matches "
+            "no site of "
             f"this model; its sites are {sites.index.describe()}. "
             "Check that the adapter was trained for this model."
         )
@@ -54,14 +62,16 @@ def module_of(parsed: TensorName, name: str, sites: Sites, where: str) -> Module
     group = module.sites[0].group
     if parsed.role != "base" and parsed.embedding != (group == "embed"):
         msg = (
-            f"{where}: tensor {name!r} is {'' if parsed.embedding else 'not '}of an embedding, but "
+            f"{where}: tensor {shown(name)} is {'' if parsed.embedding else 'not '}of an "
+            "embedding, but "
             f"{module.name!r} is {'' if group == 'embed' else 'not '}one in this model. "
             "Check that the adapter was trained for this model."
         )
         raise AdapterError(msg)
     if parsed.role != "base" and group not in sites.served_groups:
         msg = (
-            f"{where}: tensor {name!r} targets {module.name!r}, where adapters are not served yet; "
+            f"{where}: tensor {shown(name)} targets {module.name!r}, where adapters are not "
+            "served yet; "
             f"served are the groups {', '.join(sorted(sites.served_groups))}. "
             "Train the adapter without this module."
         )
@@ -73,14 +83,14 @@ def check_values(name: str, tensor: torch.Tensor, where: str) -> None:
     """Refuse a dtype that no adapter has, and values that are not finite."""
     if tensor.dtype not in DTYPES:
         msg = (
-            f"{where}: tensor {name!r} has dtype {_name_of(tensor.dtype)}; allowed are "
+            f"{where}: tensor {shown(name)} has dtype {_name_of(tensor.dtype)}; allowed are "
             f"{', '.join(map(_name_of, DTYPES))}. Convert the adapter."
         )
         raise AdapterError(msg)
-    if not bool(torch.isfinite(tensor).all()):
+    if not tensor.is_meta and not bool(torch.isfinite(tensor).all()):
         count = int((~torch.isfinite(tensor)).sum())
         msg = (
-            f"{where}: tensor {name!r} has {count} values that are NaN or infinite; "
+            f"{where}: tensor {shown(name)} has {count} values that are NaN or infinite; "
             "every weight must be finite. Save the adapter from a healthy checkpoint."
         )
         raise AdapterError(msg)
@@ -98,7 +108,8 @@ def check_base_copy(
     remedy = "Save the adapter with save_embedding_layers=False."
     if module.inner:
         msg = (
-            f"{where}: tensor {name!r} replaces a weight of the base model, which plait does not "
+            f"{where}: tensor {shown(name)} replaces a weight of the base model, which plait does "
+            "not "
             "serve. Save the adapter with PEFT's save_pretrained, or merge it into a base model."
         )
         raise AdapterError(msg)
@@ -106,7 +117,8 @@ def check_base_copy(
     columns = site.out_features if site.group == "embed" else site.in_features
     if tuple(tensor.shape) != (rows, columns):
         msg = (
-            f"{where}: tensor {name!r} has shape {list(tensor.shape)} where the base model has "
+            f"{where}: tensor {shown(name)} has shape {shown(list(tensor.shape))} where the base "
+            "model has "
             f"[{rows}, {columns}], so the vocabulary was resized; plait serves adapters of the "
             "unchanged base model. Serve the resized model as the base."
         )
@@ -115,19 +127,29 @@ def check_base_copy(
     if base is None:
         if not parsed.wrapped:
             msg = (
-                f"{where}: tensor {name!r} replaces a weight of the base model, and nothing shows "
+                f"{where}: tensor {shown(name)} replaces a weight of the base model, and nothing "
+                "shows "
                 f"that it equals it. {remedy}"
             )
             raise AdapterError(msg)
         return
-    base = base.detach().cpu()
-    if not (torch.equal(tensor.to(base.dtype), base) or torch.equal(base.to(tensor.dtype), tensor)):
+    if tensor.is_meta:
+        return
+    if not (_are_equal(tensor, base.detach().cpu()) or _is_origin(tensor, site, sites)):
         msg = (
-            f"{where}: tensor {name!r} differs from the weight of the base model that is served, "
-            "so the adapter belongs to another base. Serve that base model, or, if the weight is "
-            f"there by mistake: {remedy}"
+            f"{where}: tensor {shown(name)} differs from the weight of the base model that is "
+            "served, so the adapter belongs to another base. Serve that base model, or, if the "
+            f"weight is there by mistake: {remedy}"
         )
         raise AdapterError(msg)
+
+
+def _are_equal(copy: torch.Tensor, base: torch.Tensor) -> bool:
+    return torch.equal(copy.to(base.dtype), base) or torch.equal(base.to(copy.dtype), copy)
+
+
+def _is_origin(copy: torch.Tensor, site: LoraSite, sites: Sites) -> bool:
+    return sites.origin is not None and copy.dtype in DTYPES and sites.origin(site, copy)
 
 
 def _name_of(dtype: torch.dtype) -> str:

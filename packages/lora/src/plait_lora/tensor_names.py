@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 from plait_kernels.errors import AdapterError
+from plait_lora.shown import shown
 
 _PREFIX = "base_model.model."
 
@@ -75,7 +76,7 @@ def parse_tensor_name(name: str, where: str) -> TensorName | None:
     for part, meaning in _UNSERVED:
         if part in rest:
             msg = (
-                f"{where}: tensor {name!r} is {meaning}, which plait does not serve. "
+                f"{where}: tensor {shown(name)} is {meaning}, which plait does not serve. "
                 "Train without it, or merge the adapter into a base model."
             )
             raise AdapterError(msg)
@@ -88,7 +89,8 @@ def parse_tensor_name(name: str, where: str) -> TensorName | None:
     if match := _BASE_COPY.fullmatch(rest):
         return TensorName(match["key"], "base", wrapped=match["inner"] is not None)
     msg = (
-        f"{where}: tensor {name!r} is neither lora_A nor lora_B of a module, so it cannot be used. "
+        f"{where}: tensor {shown(name)} is neither lora_A nor lora_B of a module, so it cannot be "
+        "used. "
         "Save the adapter with PEFT's save_pretrained, or remove the tensor."
     )
     raise AdapterError(msg)

@@ -21,7 +21,7 @@ class ModelConfig:
         ``heads`` is a multiple of ``kv_heads``; ``heads · head_dim`` may differ from
         ``hidden_size``.
     max_position : int
-        Positions below it can be used.
+        Positions below it can be used: a sequence of that length is computed exactly.
     rms_norm_eps : float
     rope_inv_freq : tuple[float, ...]
         Inverse frequencies of the rotary embedding, radians a position, one for every pair of
@@ -36,6 +36,8 @@ class ModelConfig:
         What ``dtype="auto"`` means on a CPU: that of the files, float32 of a GGUF.
     file_format : str
         ``"safetensors"`` or ``"gguf"``: the kind of files the config was read from.
+    position_limit : str
+        Which fields ``max_position`` comes from, for messages.
     """
 
     architecture: str
@@ -54,6 +56,7 @@ class ModelConfig:
     tied_embeddings: bool
     dtype: str
     file_format: str
+    position_limit: str = "max_position_embeddings"
 
     @property
     def q_size(self) -> int:

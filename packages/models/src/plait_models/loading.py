@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias
 
 import torch
@@ -15,7 +16,8 @@ from plait_models.llama.calls import op_configs
 from plait_models.llama.model import LlamaModel
 from plait_models.llama.weights import allocate, tied_names
 from plait_models.reading import find_files, read_hf_config
-from plait_models.weights import copy_weights, fill_with_dummies
+from plait_models.sizes import check_memory, weight_shapes
+from plait_models.weights import copy_weights, fill_with_dummies, match_weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,6 +48,7 @@ def load(
     seed: int = 0,
     max_tokens: Mapping[str, int] | tuple[int, int] | None = None,
     block_size: int = 16,
+    max_positions: int | None = None,
     progress: Progress | None = None,
 ) -> Model:
     """Load a model.
@@ -70,6 +73,9 @@ def load(
         means ``{"decode": 256, "prefill": 8192}``.
     block_size : int
         Tokens of a KV block.
+    max_positions : int | None
+        The longest sequence that will run, if it is shorter than what the model can do; tables of
+        positions then are that long.
     progress : Callable[[int, int], None] | None
         Called with bytes read and bytes in all, first with 0, after each tensor.
 
@@ -84,21 +90,29 @@ def load(
     KernelError
         Whatever ``build_kernels`` raises.
     OutOfMemoryError
-        If the device has not the memory for the weights.
+        If the device has not the memory for the weights. Sizes are checked before anything is
+        allocated.
     """
     device = torch.device(device)
     files = find_files(path, load_format)
     gguf = _open_gguf(files) if files.format == "gguf" else None
     config = read_hf_config(files.root) if gguf is None else gguf.config()
     dtype = _resolve_dtype(dtype, config, device)
+    if max_positions is not None:
+        config = replace(config, max_position=min(config.max_position, max_positions))
+    check_memory(config, getattr(torch, dtype), device)
     table = build_kernels(op_configs(config, dtype, block_size, _by_bucket(max_tokens)))
-    weights = allocate(config, getattr(torch, dtype), device)
     report = progress or _report_nothing
     if load_format == "dummy":
+        weights = allocate(config, getattr(torch, dtype), device)
         fill_with_dummies(weights.named, seed=seed, report=report)
     else:
+        tied = tied_names(config)
         with _open_weights(files, gguf, config) as source:
-            copy_weights(source, weights.named, tied=tied_names(config), report=report)
+            # Before memory is allocated for what may not be in the file.
+            match_weights(source, weight_shapes(config), tied)
+            weights = allocate(config, getattr(torch, dtype), device)
+            copy_weights(source, weights.named, tied=tied, report=report)
     return LlamaModel(config, weights, table, block_size)
 
 

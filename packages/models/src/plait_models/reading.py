@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from plait_kernels.errors import ModelError
+from plait_models.files.opening import read_json
+from plait_models.hints import what_lies_there
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from plait_models.config import ModelConfig
 
 LOAD_FORMATS = ("auto", "safetensors", "gguf", "dummy")
-_PICKLES = ("*.bin", "*.pt", "*.pth")
 
 
 @dataclass(frozen=True)
@@ -69,22 +69,6 @@ def read_hf_config(root: Path) -> ModelConfig:
     return parse_hf_config(read_json(path), str(path))
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON file that must hold an object."""
-    try:
-        contents = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        message = f"{path}: cannot be read as JSON: {error}. Fetch the file again"
-        raise ModelError(message) from error
-    if not isinstance(contents, dict):
-        message = (
-            f"{path}: holds a JSON {type(contents).__name__}, must hold an object. Fetch the file "
-            "again"
-        )
-        raise ModelError(message)
-    return contents
-
-
 def find_files(path: str | PathLike[str], load_format: str) -> ModelFiles:
     """Find out what lies at ``path``.
 
@@ -98,10 +82,10 @@ def find_files(path: str | PathLike[str], load_format: str) -> ModelFiles:
         )
         raise ModelError(message)
     root = Path(path)
-    if root.is_file():
-        found = ModelFiles(root, "gguf") if root.suffix == ".gguf" else None
-    elif root.is_dir():
+    if root.is_dir():
         found = _in_directory(root, load_format)
+    elif root.exists():
+        found = ModelFiles(root, "gguf") if root.suffix == ".gguf" else None
     else:
         message = (
             f"{root}: no such file or directory. Give a directory with config.json and "
@@ -122,8 +106,8 @@ def _in_directory(root: Path, load_format: str) -> ModelFiles | None:
     ggufs = sorted(root.glob("*.gguf"))
     if len(ggufs) > 1:
         message = (
-            f"{root}: holds {len(ggufs)} GGUF files ({', '.join(f.name for f in ggufs)}) and one "
-            "must be meant. Give the path of that file"
+            f"{root}: holds {len(ggufs)} GGUF files ({', '.join(f.name for f in ggufs[:8])}) and "
+            "one must be meant. Give the path of that file"
         )
         raise ModelError(message)
     return ModelFiles(ggufs[0], "gguf") if ggufs else None
@@ -131,21 +115,12 @@ def _in_directory(root: Path, load_format: str) -> ModelFiles | None:
 
 def _nothing_there(root: Path, load_format: str) -> str:
     wanted = "weights" if load_format in ("auto", "dummy") else f"{load_format} weights"
-    if root.is_file():
+    if not root.is_dir():
         return (
             f"{root}: is not a file of {wanted} that can be loaded; allowed: a .gguf file, or a "
             "directory with config.json and safetensors files"
         )
-    pickles = sorted(f.name for pattern in _PICKLES for f in root.glob(pattern))
-    if pickles:
-        return (
-            f"{root}: the only weights are pickle files ({', '.join(pickles[:4])}), which can run "
-            "code when read and are refused. Convert them: load the model with transformers and "
-            "call save_pretrained, which writes safetensors"
-        )
-    if any(root.glob("*.safetensors*")) and not (root / "config.json").is_file():
-        return f"{root}: config.json is missing beside the safetensors files. Fetch it as well"
-    return (
+    return what_lies_there(root) or (
         f"{root}: no {wanted} there; needed: config.json and model.safetensors (or "
         "model.safetensors.index.json and its shards), or one .gguf file. Complete the directory"
     )

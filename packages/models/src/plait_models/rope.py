@@ -7,11 +7,35 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from plait_kernels.errors import ModelError
+from plait_models.files.opening import shortened
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from plait_models.fields import Fields
+
 ROPE_TYPES = ("default", "linear", "dynamic", "llama3")
+
+
+def check_rope(fields: Fields) -> None:
+    """Check the types and bounds of what rotary embeddings are made of.
+
+    Parameters
+    ----------
+    fields : Fields
+        A whole config, or its ``rope_scaling`` or ``rope_parameters``.
+
+    Raises
+    ------
+    ModelError
+        Names the field.
+    """
+    for name in ("rope_type", "type"):
+        fields.text(name, nullable=True)
+    fields.number("rope_theta", 0, 1e30, nullable=True, over=True)
+    for name in ("factor", "low_freq_factor", "high_freq_factor"):
+        fields.number(name, 0, 1e6, nullable=True, over=True)
+    fields.integer("original_max_position_embeddings", 1, 2**27, nullable=True)
 
 
 def inverse_frequencies(config: Any, origin: str) -> tuple[float, ...]:
@@ -44,26 +68,45 @@ def inverse_frequencies(config: Any, origin: str) -> tuple[float, ...]:
     kind = parameters.get("rope_type", "default")
     if kind not in ROPE_TYPES:
         message = (
-            f"{origin}: rope scaling of type {kind!r} is not supported; allowed: "
+            f"{origin}: rope scaling of type {shortened(kind)} is not supported; allowed: "
             f"{', '.join(ROPE_TYPES)}. Use a model without it"
         )
         raise ModelError(message)
     if parameters.get("partial_rotary_factor") not in (None, 1, 1.0):
         message = (
-            f"{origin}: partial_rotary_factor is {parameters['partial_rotary_factor']!r}; only 1 "
-            "is supported. Use a model that rotates whole heads"
+            f"{origin}: partial_rotary_factor is {shortened(parameters['partial_rotary_factor'])}; "
+            "only 1 is supported. Use a model that rotates whole heads"
         )
         raise ModelError(message)
+    try:
+        inv_freq = _inverse_frequencies(kind, config)
+    except (ArithmeticError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        message = (
+            f"{origin}: rope parameters {shortened(dict(parameters))} cannot be used: {error!r}. "
+            "Repair the config"
+        )
+        raise ModelError(message) from error
+    if not inv_freq.isfinite().all():
+        message = (
+            f"{origin}: rope parameters {shortened(dict(parameters))} make frequencies that are "
+            "not finite. Repair the config"
+        )
+        raise ModelError(message)
+    return tuple(inv_freq.tolist())
+
+
+def _inverse_frequencies(kind: str, config: Any) -> torch.Tensor:
     if kind == "default":
         dim = config.head_dim
         exponents = torch.arange(0, dim, 2, dtype=torch.float32) / dim
-        inv_freq = 1.0 / (parameters["rope_theta"] ** exponents)
-    else:
-        from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+        scaled: torch.Tensor = 1.0 / (config.rope_parameters["rope_theta"] ** exponents)
+        return scaled
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-        inv_freq, attention_factor = ROPE_INIT_FUNCTIONS[kind](config)
-        assert attention_factor == 1.0
-    return tuple(inv_freq.tolist())
+    inv_freq, attention_factor = ROPE_INIT_FUNCTIONS[kind](config)
+    assert attention_factor == 1.0
+    frequencies: torch.Tensor = inv_freq
+    return frequencies
 
 
 def cos_sin_table(inv_freq: Sequence[float], max_position: int) -> torch.Tensor:

@@ -13,6 +13,7 @@ from plait_models.files.gguf_config import check_metadata, parse_gguf_config
 from plait_models.files.gguf_header import read_header
 from plait_models.files.gguf_names import ROPE_FACTORS, hugging_face_name
 from plait_models.files.gguf_types import dequantise, num_bytes, type_of
+from plait_models.files.opening import open_regular
 from plait_models.files.source import Entry
 
 if TYPE_CHECKING:
@@ -54,7 +55,12 @@ class GgufFile:
         self.origin = str(path)
         self._header = read_header(path)
         check_metadata(self._header, self.origin)
-        self._data = np.memmap(path, mode="r").view(np.ndarray)
+        try:
+            with open_regular(path) as file:
+                self._data = np.memmap(file, mode="r").view(np.ndarray)
+        except (OSError, ValueError) as error:
+            message = f"{path}: cannot be read: {error}. Fetch the file again"
+            raise ModelError(message) from error
 
     def config(self) -> ModelConfig:
         """Make the config from the metadata."""

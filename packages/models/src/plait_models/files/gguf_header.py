@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from plait_kernels.errors import ModelError
+from plait_models.files.opening import open_regular, shortened
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
     from pathlib import Path
 
 _STRING, _ARRAY = 8, 9
@@ -35,6 +36,15 @@ _SCALARS = {
 
 _LENGTH = struct.Struct("<Q")
 _DEFAULT_ALIGNMENT = 32
+
+MAX_HEADER_BYTES = 2**29
+"""Bytes that a header may take; a vocabulary of 256 000 tokens with its merges takes 10 million."""
+
+MAX_ELEMENTS = 2**22
+"""Elements of an array in the metadata; the largest vocabularies have 2**18 tokens."""
+
+MAX_VALUES, MAX_TENSORS, MAX_DIMS = 2**16, 2**20, 8
+"""Metadata values, tensors, and dimensions of a tensor."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +74,7 @@ class GgufHeader:
     ----------
     metadata : Mapping[str, Any]
         Numbers, booleans, strings, and tuples of numbers. Arrays of strings (vocabulary, merges)
-        are left out.
+        are left out unless ``read_header`` was asked for them.
     tensors : Mapping[str, TensorInfo]
         By name, in the order of the file.
     """
@@ -73,23 +83,32 @@ class GgufHeader:
     tensors: Mapping[str, TensorInfo]
 
 
-def read_header(path: Path) -> GgufHeader:
+def read_header(path: Path, strings: Collection[str] = ()) -> GgufHeader:
     """Read the header of a GGUF file.
+
+    Every count and length is held against the size of the file and the limits above before
+    anything is allocated for it.
+
+    Parameters
+    ----------
+    path : Path
+    strings : Collection[str]
+        Keys of arrays of strings to read as well, as tuples of str.
 
     Raises
     ------
     ModelError
         There is no file, or it is damaged, big endian or of another version.
     """
-    if not path.is_file():
+    if not path.exists():
         message = f"there is no file {path}. Pass the path of a .gguf file that exists"
         raise ModelError(message)
     try:
         with (
-            path.open("rb") as file,
+            open_regular(path) as file,
             mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
         ):
-            return _parse(_Cursor(data))
+            return _parse(_Cursor(data), frozenset(strings))
     except (OSError, ValueError, OverflowError, struct.error) as error:
         message = f"{path}: not a whole GGUF file: {error}. Fetch the file again"
         raise ModelError(message) from error
@@ -104,14 +123,22 @@ class _Cursor:
 
     def values(self, codes: str) -> tuple[Any, ...]:
         layout = struct.Struct(f"<{codes}")
+        self.check_end(self.position + layout.size)
         found = layout.unpack_from(self._data, self.position)
         self.position += layout.size
         return found
 
+    def count(self, what: str, most: int, code: str = "Q") -> int:
+        (count,) = self.values(code)
+        if count > most:
+            message = f"it says that there are {count} {what}; allowed: at most {most}"
+            raise ValueError(message)
+        return int(count)
+
     def string(self) -> str:
         (length,) = self.values("Q")
         start, self.position = self.position, self.position + length
-        self.check_end()
+        self.check_end(self.position)
         return self._data[start : self.position].decode()
 
     def skip_strings(self, count: int) -> None:
@@ -120,15 +147,18 @@ class _Cursor:
         for _ in range(count):
             position += 8 + unpack(data, position)[0]
         self.position = position
-        self.check_end()
+        self.check_end(position)
 
-    def check_end(self) -> None:
-        if self.position > len(self._data):
-            message = f"it ends at byte {len(self._data)}, and byte {self.position} is needed"
+    def check_end(self, end: int) -> None:
+        if end > len(self._data):
+            message = f"it ends at byte {len(self._data)}, and byte {end} is needed"
+            raise ValueError(message)
+        if end > MAX_HEADER_BYTES:
+            message = f"its header takes {end} bytes; allowed: at most {MAX_HEADER_BYTES}"
             raise ValueError(message)
 
 
-def _parse(cursor: _Cursor) -> GgufHeader:
+def _parse(cursor: _Cursor, strings: frozenset[str]) -> GgufHeader:
     magic, version = cursor.values("4sI")
     if magic != b"GGUF":
         message = f"it starts with {magic!r} instead of b'GGUF'"
@@ -138,19 +168,20 @@ def _parse(cursor: _Cursor) -> GgufHeader:
         found = f"of version {version}" if version & 0xFFFF else "big endian"
         message = f"it is {found}; allowed: little endian, version 2 or 3"
         raise ValueError(message)
-    num_tensors, num_values = cursor.values("QQ")
+    num_tensors = cursor.count("tensors", MAX_TENSORS)
+    num_values = cursor.count("metadata values", MAX_VALUES)
     metadata: dict[str, Any] = {}
     for _ in range(num_values):
         key = cursor.string()
         _refuse_twice(key, metadata)
-        value = _value(cursor, *cursor.values("I"))
+        value = _value(cursor, *cursor.values("I"), keeps_strings=key in strings)
         if value is not None:
             metadata[key] = value
     tensors: dict[str, TensorInfo] = {}
     for _ in range(num_tensors):
         name = cursor.string()
         _refuse_twice(name, tensors)
-        (num_dims,) = cursor.values("I")
+        num_dims = cursor.count(f"dimensions of {shortened(name)}", MAX_DIMS, "I")
         # GGUF writes the fastest dimension first.
         shape = cursor.values(f"{num_dims}Q")[::-1]
         tensors[name] = TensorInfo(shape, *cursor.values("IQ"))
@@ -164,15 +195,18 @@ def _parse(cursor: _Cursor) -> GgufHeader:
     )
 
 
-def _value(cursor: _Cursor, kind: int) -> Any:
-    """Read a metadata value; None is an array of strings."""
+def _value(cursor: _Cursor, kind: int, *, keeps_strings: bool) -> Any:
+    """Read a metadata value; None is an array of strings that is not kept."""
     if kind == _STRING:
         return cursor.string()
     if kind != _ARRAY:
         return cursor.values(_code(kind))[0]
-    element, count = cursor.values("IQ")
+    (element,) = cursor.values("I")
+    count = cursor.count("elements in an array of the metadata", MAX_ELEMENTS)
     if element != _STRING:
         return cursor.values(f"{count}{_code(element)}")
+    if keeps_strings:
+        return tuple(cursor.string() for _ in range(count))
     cursor.skip_strings(count)
     return None
 
@@ -186,12 +220,12 @@ def _code(kind: int) -> str:
 
 def _refuse_twice(name: str, seen: Mapping[str, Any]) -> None:
     if name in seen:
-        message = f"it holds {name!r} twice"
+        message = f"it holds {shortened(name)} twice"
         raise ValueError(message)
 
 
 def _aligned(position: int, alignment: Any) -> int:
     if not isinstance(alignment, int) or alignment < 1:
-        message = f"general.alignment is {alignment!r}, must be a positive integer"
+        message = f"general.alignment is {shortened(alignment)}, must be a positive integer"
         raise ValueError(message)
     return -(-position // alignment) * alignment

@@ -29,7 +29,6 @@ CHANGES_THE_MATHS = (
     "attention.clamp_kqv",
     "attention.max_alibi_bias",
     "attention.scale",
-    "attention.sliding_window",
     "attn_logit_softcapping",
     "embedding_scale",
     "expert_count",

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import math
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
 from plait_kernels.errors import ModelError
-from plait_models.files.source import Entry
-from plait_models.reading import read_json
+from plait_models.files.opening import open_regular, read_json, shortened
+from plait_models.files.source import FLOATING, Entry
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
     from types import TracebackType
 
     import torch
 
-_ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+_LFS_POINTER = b"version https://git-lfs"
+_OTHER_FORMATS = {
+    "consolidated.safetensors": "the format of Mistral's own code",
+    "adapters.safetensors": "an adapter of mlx-lm",
+    "adapter_model.safetensors": "an adapter of PEFT",
+}
 
 
 def weight_files(root: Path) -> tuple[Path, ...]:
@@ -34,17 +39,28 @@ def weight_files(root: Path) -> tuple[Path, ...]:
     if whole.is_file():
         return (whole,)
     if not index.is_file():
-        found = ", ".join(sorted(f.name for f in root.glob("*.safetensors"))) or "none"
+        names = sorted(f.name for f in root.glob("*.safetensors"))
+        found = ", ".join(
+            f"{name} ({_OTHER_FORMATS[name]})" if name in _OTHER_FORMATS else name
+            for name in names[:8]
+        )
         message = (
             f"{root}: no model.safetensors and no model.safetensors.index.json; safetensors files "
-            f"there: {found}. Fetch the file, or the index with its shards"
+            f"there: {found or 'none'}. Fetch the file, or the index with its shards"
         )
         raise ModelError(message)
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         message = f"{index}: 'weight_map' must name a shard for each tensor. Fetch the file again"
         raise ModelError(message)
-    shards = tuple(root / str(name) for name in sorted(set(weight_map.values())))
+    for name in weight_map.values():
+        if not isinstance(name, str) or Path(name).name != name:
+            message = (
+                f"{index}: 'weight_map' names the shard {shortened(name)}; allowed: the name of a "
+                "file beside the index. Fetch the file again"
+            )
+            raise ModelError(message)
+    shards = tuple(root / name for name in sorted(set(weight_map.values())))
     missing = [shard.name for shard in shards if not shard.is_file()]
     if missing:
         message = (
@@ -67,7 +83,7 @@ class SafetensorsWeights:
     Raises
     ------
     ModelError
-        On entering: if a file is damaged or holds a tensor that is not of floating numbers.
+        On entering: if a file is damaged.
     """
 
     def __init__(self, origin: str, paths: tuple[Path, ...]) -> None:
@@ -105,18 +121,19 @@ class SafetensorsWeights:
 
     def _add(self, path: Path, opened: ExitStack) -> None:
         try:
+            # A pipe in its place would be waited for.
+            with open_regular(path) as start:
+                is_pointer = start.read(len(_LFS_POINTER)) == _LFS_POINTER
+            if is_pointer:
+                message = "it is a pointer of Git LFS. Run git lfs pull there"
+                raise ValueError(message)
             file = opened.enter_context(safe_open(str(path), framework="pt", device="cpu"))
-        except (OSError, SafetensorError) as error:
+        except (OSError, SafetensorError, ValueError) as error:
             message = f"{path}: not a whole safetensors file: {error}. Fetch the file again"
             raise ModelError(message) from error
         for name in file.keys():  # noqa: SIM118 (not a mapping: it cannot be iterated)
             view = file.get_slice(name)
-            shape, dtype = tuple(view.get_shape()), view.get_dtype()
-            if dtype not in _ITEM_BYTES:
-                message = (
-                    f"{path}: {name} is of dtype {dtype}; allowed: {', '.join(_ITEM_BYTES)}. "
-                    "Quantised weights are not supported; use the unquantised model"
-                )
-                raise ModelError(message)
+            shape, dtype = tuple(view.get_shape()), str(view.get_dtype())
+            nbytes = math.prod(shape) * FLOATING.get(dtype, 0)
             self._file_of[name] = file
-            self._entries[name] = Entry(shape, math.prod(shape) * _ITEM_BYTES[dtype])
+            self._entries[name] = Entry(shape, nbytes, dtype)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -11,12 +12,26 @@ if TYPE_CHECKING:
     import torch
 
 
+FLOATING: Mapping[str, int] = MappingProxyType({"F64": 8, "F32": 4, "F16": 2, "BF16": 2})
+"""The bytes of a number of each dtype that a weight may have."""
+
+
 @dataclass(frozen=True)
 class Entry:
-    """A tensor in a file: its shape, and how many bytes reading it takes from the file."""
+    """A tensor in a file.
+
+    Attributes
+    ----------
+    shape : tuple[int, ...]
+    nbytes : int
+        How many bytes reading it takes from the file.
+    dtype : str
+        As safetensors names it; one of ``FLOATING`` can be read.
+    """
 
     shape: tuple[int, ...]
     nbytes: int
+    dtype: str = "F32"
 
 
 class WeightSource(Protocol):
