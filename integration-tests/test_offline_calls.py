@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -103,12 +104,35 @@ def test_an_interrupted_wait_may_be_repeated(llm: LLM, monkeypatch: pytest.Monke
     assert tokens(llm.wait_for_completion(use_tqdm=False)) == expected
 
 
-def test_a_request_that_somebody_aborts_ends(llm: LLM) -> None:
-    first, second = llm.enqueue(PROMPTS[:2], GREEDY)
+def test_a_request_that_somebody_else_ends_is_not_waited_for(llm: LLM) -> None:
+    first, second, third = llm.enqueue(PROMPTS, GREEDY)
     llm.llm_engine.abort_request(first)
     outputs = llm.wait_for_completion(use_tqdm=False)
-    assert [o.request_id for o in outputs] == [first, second]
-    assert [o.outputs[0].finish_reason for o in outputs] == ["abort", "length"]
+    assert [o.request_id for o in outputs] == [second, third]
+    assert [o.outputs[0].finish_reason for o in outputs] == ["length", "length"]
+    llm.enqueue(PROMPTS, GREEDY)
+    while llm.llm_engine.has_unfinished_requests():
+        llm.llm_engine.step()
+    assert llm.wait_for_completion(use_tqdm=False) == []
+
+
+def test_threads_get_their_own_outputs(llm: LLM) -> None:
+    params = [SamplingParams(temperature=0, max_tokens=n, ignore_eos=True) for n in (3, 9, 6)]
+    expected = tokens(llm.generate(PROMPTS, params, use_tqdm=False))
+
+    def work(turn: int) -> bool:
+        order = [(turn + i) % 3 for i in range(3)]
+        outputs = llm.generate(
+            [PROMPTS[i] for i in order], [params[i] for i in order], use_tqdm=False
+        )
+        return tokens(outputs) == [expected[i] for i in order]
+
+    names = llm.enqueue(PROMPTS, params)
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(work, range(16), timeout=60)) == [True] * 16
+    outputs = llm.wait_for_completion(use_tqdm=False)
+    assert [o.request_id for o in outputs] == names
+    assert tokens(outputs) == expected
 
 
 def test_sleep_without_giving_up_memory(llm: LLM) -> None:

@@ -85,9 +85,10 @@ def machine(llm: LLM, answers: dict[int, list[int]], ids: itertools.count[int]) 
         @precondition(lambda self: self.queued)
         @rule(place=st.integers(0, 20))
         def abort(self, place: int) -> None:
-            name, _ = self.queued[place % len(self.queued)]
-            self.aborted.add(name)
-            llm.llm_engine.abort_request(name)
+            name, _ = chosen = self.queued[place % len(self.queued)]
+            # A generate in between may have finished it.
+            if llm.llm_engine.abort_request(name):
+                self.queued.remove(chosen)
 
         @rule(mode=st.sampled_from(["abort", "wait", "keep"]))
         def sleep(self, mode: str) -> None:

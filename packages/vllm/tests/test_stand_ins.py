@@ -110,6 +110,8 @@ def test_settings_are_judged_by_the_engine() -> None:
 
 
 def test_things_are_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    import transformers.utils.logging  # noqa: F401 it gives all loggers such methods
+
     logger: Any = init_logger("a.program")
     assert logger is init_logger("a.program") is logging.getLogger("a.program")
     with caplog.at_level("INFO", logger="a.program"):

@@ -30,6 +30,11 @@ def test_every_name_leads_to_what_it_is_called(path: str, name: str) -> None:
         assert value is getattr(importlib.import_module(home), attribute)
 
 
+def test_the_package_exports_what_the_table_says() -> None:
+    versions = {"__version__", "__version_tuple__"}
+    assert set(plait_vllm.__all__) == set(names_of("")) - versions
+
+
 def test_own_modules_hide_none_of_the_table() -> None:
     own = {module.name for module in pkgutil.iter_modules(plait_vllm.__path__)}
     assert own >= {"table", "finder"}

@@ -333,7 +333,8 @@ class LLM(NotServedOffline):
         Returns
         -------
         list[RequestOutput]
-            Of all prompts that were enqueued since the last call, in order.
+            Of all prompts that were enqueued since the last call, in order; not of those that
+            somebody aborted by their ids, or took from ``llm_engine.step()``.
 
         Raises
         ------

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from plait.outputs import CompletionOutput, RequestOutput
 from plait.progress import GenerationProgress
@@ -18,9 +17,6 @@ from plait_sampling.params import RequestOutputKind, SamplingParams
 if TYPE_CHECKING:
     from plait.llm_engine import LLMEngine
     from plait_lora.request import LoRARequest
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 _TAGS = ("weights", "kv_cache", "scheduling")
 
@@ -47,24 +43,30 @@ class Wanted:
     error: PlaitError | None = None
 
 
-def _alone(
-    method: Callable[Concatenate[OfflineRequests, P], T],
-) -> Callable[Concatenate[OfflineRequests, P], T]:
-    """Let other threads wait while a method runs."""
+@dataclass
+class _Batch:
+    """Requests that are waited for together.
 
-    @functools.wraps(method)
-    def alone(self: OfflineRequests, /, *args: P.args, **keywords: P.kwargs) -> T:
-        with self._lock:
-            return method(self, *args, **keywords)
+    Attributes
+    ----------
+    finished : dict[str, RequestOutput | None]
+        By name, in order; None while it is unfinished.
+    news : list[RequestOutput]
+        Those that finished and that no progress bar has counted.
+    """
 
-    return alone
+    finished: dict[str, RequestOutput | None] = field(default_factory=dict)
+    news: list[RequestOutput] = field(default_factory=list)
+
+    def unfinished(self) -> list[str]:
+        return [name for name, output in self.finished.items() if output is None]
 
 
 class OfflineRequests:
     """Adds requests to an engine and steps it until they are finished.
 
-    Their ids are "0", "1", … over the life of the engine, one for each prompt. Calls of several
-    threads run one after another: who steps is told of everybody's outputs.
+    Their ids are "0", "1", … over the life of the engine, one for each prompt. Several threads may
+    call it: their requests run together, and whoever steps the engine keeps what is another's.
 
     Parameters
     ----------
@@ -74,12 +76,11 @@ class OfflineRequests:
     def __init__(self, engine: LLMEngine) -> None:
         self._engine = engine
         self._numbers = itertools.count()
-        # Those of ``enqueue`` until ``wait`` tells them, in order.
-        self._enqueued: dict[str, RequestOutput | None] = {}
+        self._enqueued = _Batch()
+        self._batch_of: dict[str, _Batch] = {}
+        self._lock = threading.Lock()
         self._asleep = False
-        self._lock = threading.RLock()
 
-    @_alone
     def run(
         self, wanted: Sequence[Wanted], use_tqdm: bool | Callable[..., Any]
     ) -> list[RequestOutput]:
@@ -95,27 +96,26 @@ class OfflineRequests:
         self._check_awake()
         errors = {i: one.error for i, one in enumerate(wanted) if one.error is not None}
         names = [str(next(self._numbers)) for _ in wanted]
+        batch = _Batch()
         try:
             for i, (name, one) in enumerate(zip(names, wanted, strict=True)):
                 if i not in errors:
                     try:
-                        self._add(name, one)
+                        self._add(batch, name, one)
                     except PlaitError as error:
                         errors[i] = error
-            queued = [name for i, name in enumerate(names) if i not in errors]
-            finished = self._step_until_finished(queued, use_tqdm)
+            self._finish(batch, use_tqdm)
         finally:
             # Whatever stopped the loop, nothing of this call stays behind.
-            self._engine.abort_request(names)
+            self._drop(names)
         outputs = [
             _ended(name, one, "error", errors[i])
             if i in errors
-            else finished.get(name) or _ended(name, one, "abort")
+            else batch.finished[name] or _ended(name, one, "abort")
             for i, (name, one) in enumerate(zip(names, wanted, strict=True))
         ]
         return _checked(outputs)
 
-    @_alone
     def enqueue(self, wanted: Sequence[Wanted]) -> list[str]:
         """Queue requests, all of them or none; return their ids.
 
@@ -125,19 +125,20 @@ class OfflineRequests:
             That of the first request that cannot be queued.
         """
         names: list[str] = []
+        added = _Batch()
         try:
             for one in wanted:
                 if one.error is not None:
                     raise one.error
                 names.append(str(next(self._numbers)))
-                self._add(names[-1], one)
+                self._add(added, names[-1], one)
         except BaseException:
-            self._engine.abort_request(names)
+            self._drop(names)
             raise
-        self._enqueued.update(dict.fromkeys(names))
+        with self._lock:
+            self._move(added, self._enqueued)
         return names
 
-    @_alone
     def wait(self, use_tqdm: bool | Callable[..., Any]) -> list[RequestOutput]:
         """Finish what was enqueued and return it, in order. An interrupted call may be repeated.
 
@@ -147,13 +148,18 @@ class OfflineRequests:
             As ``run``.
         """
         self._check_awake()
-        waiting = [name for name, output in self._enqueued.items() if output is None]
-        self._step_until_finished(waiting, use_tqdm)
-        outputs = [output or _ended(name, None, "abort") for name, output in self._enqueued.items()]
-        self._enqueued.clear()
-        return _checked(outputs)
+        with self._lock:
+            batch, self._enqueued = self._enqueued, _Batch()
+        try:
+            self._finish(batch, use_tqdm)
+        except BaseException:
+            with self._lock:
+                self._move(self._enqueued, batch)
+                self._enqueued = batch
+            raise
+        self._drop(batch.unfinished())
+        return _checked([output for output in batch.finished.values() if output is not None])
 
-    @_alone
     def sleep(self, level: int, mode: str) -> None:
         """Run nothing until ``wake_up``; see ``LLM.sleep``."""
         if level != 0:
@@ -165,11 +171,11 @@ class OfflineRequests:
         if mode not in ("abort", "wait", "keep"):
             text = f"mode of sleep must be 'abort', 'wait' or 'keep', got {mode!r:.80}"
             raise InputError(text)
-        waiting = [name for name, output in self._enqueued.items() if output is None]
         if mode == "abort":
-            self._enqueued.update((o.request_id, o) for o in self._engine.abort_request(waiting))
+            with self._lock:
+                self._take(self._engine.abort_request(self._enqueued.unfinished()))
         elif mode == "wait":
-            self._step_until_finished(waiting, use_tqdm=False)
+            self._finish(self._enqueued, use_tqdm=False)
         self._asleep = True
 
     def wake_up(self, tags: Sequence[str] | None) -> bool:
@@ -187,33 +193,61 @@ class OfflineRequests:
             text = "the LLM sleeps, and runs nothing before wake_up()"
             raise InputError(text)
 
-    def _add(self, name: str, wanted: Wanted) -> None:
-        self._engine.add_request(
-            name,
-            wanted.prompt,
-            _final_only(wanted.params),
-            lora_request=wanted.lora_request,
-            priority=wanted.priority,
-        )
+    def _add(self, batch: _Batch, name: str, wanted: Wanted) -> None:
+        batch.finished[name] = None
+        # First: another thread's step may finish it at once.
+        self._batch_of[name] = batch
+        try:
+            self._engine.add_request(
+                name,
+                wanted.prompt,
+                _final_only(wanted.params),
+                lora_request=wanted.lora_request,
+                priority=wanted.priority,
+            )
+        except BaseException:
+            del batch.finished[name], self._batch_of[name]
+            raise
 
-    def _step_until_finished(
-        self, names: Iterable[str], use_tqdm: bool | Callable[..., Any]
-    ) -> dict[str, RequestOutput]:
-        open_names = set(names)
-        finished: dict[str, RequestOutput] = {}
-        with GenerationProgress(len(open_names), use_tqdm) as progress:
-            # Somebody may abort one of them by its id: no output will come then.
-            while open_names and self._engine.has_unfinished_requests():
-                for output in self._engine.step():
-                    if not output.finished:
-                        continue
-                    if output.request_id in self._enqueued:
-                        self._enqueued[output.request_id] = output
-                    if output.request_id in open_names:
-                        open_names.discard(output.request_id)
-                        finished[output.request_id] = output
+    def _move(self, source: _Batch, target: _Batch) -> None:
+        for name, output in source.finished.items():
+            target.finished[name] = output
+            if name in self._batch_of:
+                self._batch_of[name] = target
+
+    def _drop(self, names: Iterable[str]) -> None:
+        """End requests that nobody waits for any more."""
+        left = [name for name in names if self._batch_of.pop(name, None) is not None]
+        self._engine.abort_request(left)
+
+    def _finish(self, batch: _Batch, use_tqdm: bool | Callable[..., Any]) -> None:
+        """Step until all requests of a batch are finished.
+
+        Somebody may abort one of them by its id, or step the engine: its output is not known then.
+        """
+        with self._lock:
+            left = set(batch.unfinished())
+            batch.news.clear()
+        with GenerationProgress(len(left), use_tqdm) as progress:
+            while left:
+                with self._lock:
+                    if not batch.news:
+                        if not self._engine.has_unfinished_requests():
+                            return
+                        self._take(self._engine.step())
+                    news, batch.news = batch.news, []
+                for output in news:
+                    if output.request_id in left:
+                        left.remove(output.request_id)
                         progress.finish(output)
-        return finished
+
+    def _take(self, outputs: Iterable[RequestOutput]) -> None:
+        """Give outputs that are finished to those who wait for them."""
+        for output in outputs:
+            if output.finished and output.request_id in self._batch_of:
+                batch = self._batch_of.pop(output.request_id)
+                batch.finished[output.request_id] = output
+                batch.news.append(output)
 
 
 def one_each(name: str, value: Any, count: int) -> list[Any]:
@@ -244,10 +278,10 @@ def _final_only(params: SamplingParams) -> SamplingParams:
 
 
 def _ended(
-    name: str, wanted: Wanted | None, reason: str, error: PlaitError | None = None
+    name: str, wanted: Wanted, reason: str, error: PlaitError | None = None
 ) -> RequestOutput:
     """Make the output of a request of which the engine tells nothing."""
-    prompt = None if wanted is None else wanted.prompt
+    prompt = wanted.prompt
     text = prompt.text if isinstance(prompt, ParsedPrompt) else prompt
     return RequestOutput(
         request_id=name,
@@ -256,7 +290,7 @@ def _ended(
         prompt_logprobs=None,
         outputs=[CompletionOutput(0, "", [], finish_reason=reason)],
         finished=True,
-        lora_request=None if wanted is None else wanted.lora_request,
+        lora_request=wanted.lora_request,
         error=error,
     )
 

@@ -7,13 +7,41 @@ any program; ``python -m plait_vllm PROGRAM.py`` runs one that says ``import vll
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 from plait_vllm.finder import NamesFinder
-from plait_vllm.names import names_of, resolve
+from plait_vllm.names import resolve
+
+if TYPE_CHECKING:
+    from plait import (
+        LLM,
+        AsyncEngineArgs,
+        AsyncLLMEngine,
+        CompletionOutput,
+        EngineArgs,
+        LLMEngine,
+        PromptType,
+        RequestOutput,
+        SamplingParams,
+        TextPrompt,
+        TokensPrompt,
+    )
 
 __version__ = "0.1.0"
 
-__all__ = [name for name in names_of("") if name not in ("__version__", "__version_tuple__")]
+__all__ = [
+    "LLM",
+    "AsyncEngineArgs",
+    "AsyncLLMEngine",
+    "CompletionOutput",
+    "EngineArgs",
+    "LLMEngine",
+    "PromptType",
+    "RequestOutput",
+    "SamplingParams",
+    "TextPrompt",
+    "TokensPrompt",
+]
 
 if not any(isinstance(f, NamesFinder) and f.root == __name__ for f in sys.meta_path):
     # Last, so that this package's own files come first. It answers for names below this package

@@ -14,7 +14,8 @@ def init_logger(name: str) -> logging.Logger:
     name : str
     """
     logger = logging.getLogger(name)
-    if not hasattr(logger, "info_once"):
+    # transformers gives every logger methods of these names, which take other arguments.
+    if not isinstance(getattr(logger, "info_once", None), _Once):
         said: set[tuple[str, str, str]] = set()
         for level in ("debug", "info", "warning", "error"):
             setattr(logger, f"{level}_once", _Once(getattr(logger, level), level, said))
