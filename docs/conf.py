@@ -21,6 +21,7 @@ PACKAGES = (
     "plait_sampling",
     "plait_models",
     "plait_testing",
+    "plait_vllm",
 )
 
 project = "plait"
@@ -38,6 +39,7 @@ extensions = [
     "program_help",
     "signature_types",
     "values",
+    "vllm_names",
 ]
 
 nitpicky = True

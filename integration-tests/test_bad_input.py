@@ -237,7 +237,7 @@ BAD_PROMPTS: dict[str, tuple[Any, str]] = {
     "negative token": ([3, -1], "got -1"),
     "text without a tokenizer": ("hello", "skip_tokenizer_init"),
     "no prompt": ({"text": "x"}, "text"),
-    "both forms": ({"prompt": "x", "prompt_token_ids": [1]}, "both"),
+    "embeddings": ({"prompt_embeds": [[1.0]]}, "not embeddings"),
     "a number": (5, "int"),
 }
 

@@ -1,19 +1,29 @@
-"""Programs written for vLLM's LoRA page run with the import changed."""
+"""Programs written for vLLM: with the import changed, and unchanged under ``plait_vllm``."""
 
 from __future__ import annotations
 
 import json
+import os
+import re
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from plait import EngineArgs, LLMEngine, LoRARequest, RequestOutput, SamplingParams
 from plait.demo.model import adapter_path
 from plait.demo.questions import prompts
 
 HERE = Path(__file__).parent
+PROGRAMS = HERE / "vllm-programs"
+CHAT = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
 
 
 def create_test_prompts() -> list[tuple[str, SamplingParams, LoRARequest | None]]:
@@ -126,3 +136,176 @@ def test_vllm_import_paths() -> None:
     from plait.lora.request import LoRARequest as Moved
 
     assert Moved is LoRARequest
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random model with a tokenizer: one token a byte, and a chat template."""
+    letters = {letter: i for i, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    rust = Tokenizer(models.BPE(letters | {"</s>": 256}, []))
+    rust.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    rust.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=rust, eos_token="</s>")
+    tokenizer.chat_template = CHAT
+    path = tmp_path_factory.mktemp("tiny-with-text")
+    tokenizer.save_pretrained(path)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=257,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        initializer_range=0.2,
+        bos_token_id=None,
+        eos_token_id=256,
+    )
+    LlamaForCausalLM(config).save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def adapter(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from peft import LoraConfig, get_peft_model
+
+    path = tmp_path_factory.mktemp("adapter")
+    options: dict[str, Any] = {"target_modules": ["q_proj", "down_proj"], "r": 8}
+    lora = LoraConfig(init_lora_weights=False, **options)
+    torch.manual_seed(1)
+    get_peft_model(LlamaForCausalLM.from_pretrained(tiny), lora).save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def home(tiny: Path, adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home of the hub's library in which both are downloaded already."""
+    home = tmp_path_factory.mktemp("home")
+    for name, folder in (("tiny", tiny), ("adapter", adapter)):
+        repository = home / "hub" / f"models--owner--{name}"
+        (repository / "refs").mkdir(parents=True)
+        (repository / "refs" / "main").write_text("a" * 40)
+        shutil.copytree(folder, repository / "snapshots" / ("a" * 40))
+    return home
+
+
+@pytest.fixture(scope="module")
+def printed(home: Path) -> dict[str, list[str]]:
+    """What each program prints, all of them in one process under ``python -m plait_vllm``."""
+    limits = ["--max_num_seqs", "8", "--num-gpu-blocks-override=64"]
+    calls: list[tuple[str, ...]] = [
+        ("command_line.py", *limits, "--max-tokens", "7", "--temperature", "0", "--seed=3"),
+        ("chats.py",),
+        ("engine_loop.py", "--model", "owner/tiny", *limits, "--enforce-eager"),
+        ("adapters.py",),
+        ("streaming.py",),
+        ("counting.py",),
+    ]
+    names = {program.name for program in PROGRAMS.glob("*.py")} - {"run_several.py"}
+    assert {call[0] for call in calls} == names
+    command = (sys.executable, "-m", "plait_vllm", "run_several.py", json.dumps(calls))
+    environment = os.environ | {"HF_HOME": str(home), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=PROGRAMS, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    output: dict[str, str] = json.loads(done.stdout.splitlines()[-1])
+    return {name: text.splitlines() for name, text in output.items()}
+
+
+@pytest.fixture(scope="module")
+def oracle_tokens(tiny: Path, adapter: Path) -> Callable[..., list[int]]:
+    """Greedy tokens of transformers and peft."""
+    from peft import PeftModel
+
+    base = LlamaForCausalLM.from_pretrained(tiny).eval()
+    with_adapter = PeftModel.from_pretrained(LlamaForCausalLM.from_pretrained(tiny), str(adapter))
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(tiny)
+
+    def greedy(prompt: str, length: int, *, adapted: bool = False) -> list[int]:
+        ids = tokenizer(prompt, return_tensors="pt").input_ids
+        model: Any = with_adapter.eval() if adapted else base
+        with torch.inference_mode():
+            made = model.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=length,
+                min_new_tokens=length,
+                do_sample=False,
+                pad_token_id=0,
+            )
+        answer: list[int] = made[0, ids.shape[1] :].tolist()
+        return answer
+
+    return greedy
+
+
+def test_a_program_with_vllms_command_line(
+    printed: dict[str, list[str]], oracle_tokens: Callable[..., list[int]]
+) -> None:
+    prompts = ["Hello, my name is", "The future of AI is"]
+    expected = [f"{i} {prompt!r} {oracle_tokens(prompt, 7)}" for i, prompt in enumerate(prompts)]
+    assert printed["command_line.py"] == expected
+
+
+def test_a_program_that_chats(printed: dict[str, list[str]]) -> None:
+    whole = "<user>Hello<assistant>Yes?<user>Go on.<assistant>"
+    other = "user: Hello\nassistant: Yes?\nuser: Go on.\n"
+    assert printed["chats.py"] == [
+        f"0 {whole!r} 3",
+        f"1 {whole!r} 3",
+        f"2 {'<user>Hello<assistant>'!r} 3",
+        f"3 {other!r} 3",
+    ]
+
+
+def test_a_program_that_steps(printed: dict[str, list[str]]) -> None:
+    *lines, unfinished = printed["engine_loop.py"]
+    assert unfinished == "0"
+    found = {line.split()[0]: line.split(maxsplit=1)[1] for line in sorted(lines)}
+    assert list(found) == ["0", "1", "2"]
+    assert re.fullmatch(r"\[\d+\] True", found["0"])
+    assert re.fullmatch(r"\[\d+\] False", found["1"])
+    assert re.fullmatch(r"\[\d+, \d+\] False", found["2"])
+
+
+def test_a_program_with_adapters(
+    printed: dict[str, list[str]], oracle_tokens: Callable[..., list[int]]
+) -> None:
+    base, adapted = (oracle_tokens("Name the", 8, adapted=wanted) for wanted in (False, True))
+    assert base != adapted
+    expected = [f"0 None {base}", f"1 sql {adapted}", f"2 sql2 {adapted}"]
+    assert sorted(printed["adapters.py"]) == expected
+
+
+def test_a_program_that_streams(
+    printed: dict[str, list[str]], oracle_tokens: Callable[..., list[int]]
+) -> None:
+    assert printed["streaming.py"] == [
+        f"stream-0 {oracle_tokens('The future of', 6)}",
+        f"stream-1 {oracle_tokens('In a galaxy', 6)}",
+        "done while paused: False",
+        f"paused {oracle_tokens('The key', 6)}",
+    ]
+
+
+def test_a_program_that_counts(printed: dict[str, list[str]]) -> None:
+    same, *metrics = printed["counting.py"]
+    assert same == "the same: True"
+    assert "vllm:num_requests_running (gauge) = 0.0" in metrics
+    assert "vllm:generation_tokens (counter) = 16" in metrics
+    # Of 35 to 42 tokens one block of 16, or two, is found: the first prompt's.
+    found = re.findall(r"vllm:prefix_cache_hits \(counter\) = (\d+)", "\n".join(metrics))
+    assert len(found) == 1
+    assert int(found[0]) >= 3 * 16
+
+
+def test_what_the_page_says_of_it_runs(
+    tiny: Path, adapter: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (HERE.parent / "docs" / "how-to" / "run-a-vllm-program.md").read_text()
+    (code,) = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    code = code.replace("path/to/model", str(tiny)).replace("path/to/adapter", str(adapter))
+    exec(code.replace("max_model_len=1024", "max_model_len=256"), {"__name__": "page"})
+    assert capsys.readouterr().out.strip()

@@ -7,8 +7,6 @@ import inspect
 import re
 from typing import TYPE_CHECKING
 
-from sphinx.util.inspect import stringify_signature
-
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
 
@@ -24,11 +22,6 @@ def write_signature(
         return ()  # An answer, so that nobody after this is asked.
     if getattr(value, "_is_protocol", False):
         return "", ""
-    if inspect.isclass(value) and dataclasses.is_dataclass(value) and "__new__" in vars(value):
-        # It checks the keywords; the fields say what they are.
-        whole = inspect.signature(value.__init__)
-        passed = whole.replace(parameters=list(whole.parameters.values())[1:])
-        return stringify_signature(passed, show_annotation=False), ""
     if signature and "<function " in signature:
         return re.sub(r"<function (\w+)>", r"\1", signature), result or ""
     return None

@@ -15,16 +15,11 @@ import pytest
 
 import plait
 import plait_lora
-from plait import EngineArgs, RequestOutput, RequestOutputKind, SamplingParams
+from plait import RequestOutput, RequestOutputKind, SamplingParams
 from plait.llm_engine import LLMEngine
 from plait_kernels.errors import InputError
 
 FOLDERS = tuple(str(Path(package.__file__ or "").parent) for package in (plait, plait_lora))
-
-STRIDE = 17
-"""Every so many lines one is tried: all of them take minutes."""
-
-CHECK_EVERY = 10
 
 Place = tuple[CodeType, int]
 
@@ -165,30 +160,40 @@ class Scene:
             wanted.check_end(self.world.text(wanted.right))
 
 
-def live(scene: Scene) -> None:
-    """Use everything that has books, in a life that takes some steps."""
-    engine, world = scene.engine, scene.world
-    scene.call(engine.add_lora, world.handle(1))
-    scene.add("base", (3, 1, 4, 1, 5), 4, None, output_kind=RequestOutputKind.DELTA, logprobs=1)
-    scene.add("one", (3, 1, 4, 1, 5), 4, 1, n=2)
-    scene.add("two", (2, 7, 1), 3, 2, output_kind=RequestOutputKind.FINAL_ONLY)
-    scene.add("gone", (2, 7, 1, 8), 5, 2, prompt_logprobs=1)
+def live_with_known_adapters(scene: Scene) -> None:
+    """Add, step and abort until all is done; adapters are loaded, not read."""
+    scene.add("base", (3, 1, 4, 1, 5), 3, None, output_kind=RequestOutputKind.DELTA, logprobs=1)
+    scene.add("one", (3, 1, 4, 1, 5), 3, 1, n=2)
+    scene.add("gone", (2, 7, 1, 8), 4, 2, prompt_logprobs=1)
     scene.step()
     scene.step()
     scene.abort("gone")
-    scene.add("gone", (8, 8), 2, None)
-    scene.step()
-    scene.call(engine.remove_lora, 1)
-    scene.add("three", (2, 7), 3, 3)
+    scene.add("gone", (8, 8), 2, 2, output_kind=RequestOutputKind.FINAL_ONLY)
     scene.finish()
 
 
+def live_with_reads(scene: Scene) -> None:
+    """Read adapters, by a call and beside steps, and give them up."""
+    engine, world = scene.engine, scene.world
+    scene.call(engine.remove_lora, 1)
+    scene.call(engine.add_lora, world.handle(1))
+    scene.add("one", (3, 1, 4), 2, 1)
+    scene.add("three", (2, 7), 2, 3)
+    scene.step()
+    scene.call(engine.remove_lora, 1)
+    scene.finish()
+    scene.call(engine.remove_lora, 3)
+
+
+Life = Callable[[Scene], None]
+
+
 @pytest.fixture(scope="module")
-def engine(engine_args: Callable[..., EngineArgs]) -> LLMEngine:
-    return LLMEngine.from_engine_args(engine_args())
+def engine(make_engine: Callable[[], LLMEngine]) -> LLMEngine:
+    return make_engine()
 
 
-def places_of(engine: LLMEngine, world: Any) -> list[tuple[Place, int]]:
+def places_of(live: Life, engine: LLMEngine, world: Any) -> list[tuple[Place, int]]:
     """Return every line of plait that a life runs, with how often it does."""
     watched = Interrupter()
     with watched.watching():
@@ -197,21 +202,28 @@ def places_of(engine: LLMEngine, world: Any) -> list[tuple[Place, int]]:
     return [(place, watched.hits[place]) for place in order]
 
 
+@pytest.mark.parametrize(
+    ("live", "stride"), [(live_with_known_adapters, 10), (live_with_reads, 50)]
+)
 def test_a_life_goes_on_after_an_interrupt_at_any_statement(
-    engine: LLMEngine, world: Any, check_nothing_leaked: Callable[[LLMEngine], None]
+    engine: LLMEngine,
+    world: Any,
+    check_nothing_leaked: Callable[[LLMEngine], None],
+    live: Life,
+    stride: int,
 ) -> None:
     """Once at each of many lines; each time it is reached is as good as the others."""
+    for adapter in (1, 2):
+        engine.add_lora(world.handle(adapter))
     live(Scene(engine, world))
-    places = places_of(engine, world)
+    places = places_of(live, engine, world)
     reached = 0
-    for i in range(0, len(places), STRIDE):
+    for i in range(0, len(places), stride):
         place, times = places[i]
         interrupter = Interrupter((place, 1 + i % times))
         with interrupter.watching():
             live(Scene(engine, world))
         reached += interrupter.raised
-        if i % (STRIDE * CHECK_EVERY) == 0:
-            check_nothing_leaked(engine)
     # Files are read by threads, so lives differ a little.
-    assert reached > len(places) // STRIDE // 2
+    assert reached > len(places) // stride // 2
     check_nothing_leaked(engine)

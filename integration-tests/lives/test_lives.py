@@ -21,7 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 
 import plait
 import plait_lora
-from plait import EngineArgs, RequestOutput, RequestOutputKind
+from plait import RequestOutput, RequestOutputKind
 from plait.llm_engine import LLMEngine
 from plait_kernels.errors import InputError
 
@@ -245,7 +245,7 @@ class Lives(RuleBasedStateMachine):
 @pytest.mark.parametrize("interrupts", [False, True])
 def test_lives(
     world: Any,
-    engine_args: Callable[..., EngineArgs],
+    make_engine: Callable[[], LLMEngine],
     check_nothing_leaked: Callable[[LLMEngine], None],
     interrupts: bool,
 ) -> None:
@@ -253,7 +253,7 @@ def test_lives(
         pass
 
     Machine.world = world
-    Machine.make = staticmethod(lambda: LLMEngine.from_engine_args(engine_args()))
+    Machine.make = staticmethod(make_engine)
     Machine.check = staticmethod(check_nothing_leaked)
     Machine.interrupts = interrupts
     Machine.passed = []

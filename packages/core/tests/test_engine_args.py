@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import inspect
 import math
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +38,8 @@ NO_COUNT: list[Any] = [
     np.bool_(True),
 ]
 NO_FLAG: list[Any] = [0, 1, "false", "yes", math.nan]
-NO_TEXT: list[Any] = ["", 7, True, b"x", ["x"], "x" * 10_000_000]
-NO_DTYPE: list[Any] = ["int8", "fp8", 7, "", "x" * 10_000_000, torch.int8]
+NO_TEXT: list[Any] = ["", "a\0b", "\ud800", 7, True, b"x", ["x"], "x" * 10_000_000]
+NO_DTYPE: list[Any] = [HUGE, {1: HUGE}, "int8", "fp8", 7, "", "x" * 10_000_000, torch.int8]
 
 WRONG: dict[str, list[Any]] = {
     "model": [None, *NO_TEXT],
@@ -90,6 +92,32 @@ def test_a_wrong_value_is_refused_by_name(name: str) -> None:
             UNTYPED(**({"model": "model"} | {name: value}))
         assert len(str(caught.value)) < 1000
         assert "secret" not in str(caught.value)
+
+
+def test_a_value_is_checked_when_it_is_set_afterwards() -> None:
+    args: Any = EngineArgs("model")
+    for name, values in WRONG.items():
+        for value in values:
+            with pytest.raises(InputError, match=name):
+                setattr(args, name, value)
+    with pytest.raises(InputError, match="did you mean 'max_loras'"):
+        args.max_lora = 1
+    with pytest.raises(InputError, match="one device"):
+        args.tensor_parallel_size = 2
+    assert args == EngineArgs("model")
+    args.max_num_seqs, args.dtype, args.seed = np.int64(4), torch.float16, None
+    args.disable_log_stats = True
+    assert args == EngineArgs("model", max_num_seqs=4, dtype="half")
+    args.kv_cache_dtype = "float32"
+    with pytest.raises(InputError, match="kv_cache_dtype"):
+        LLMEngine.from_engine_args(args)
+
+
+def test_copies_are_equal() -> None:
+    args = EngineArgs("model", max_num_seqs=4, lora_target_modules=["q_proj"])
+    assert copy.deepcopy(args) == pickle.loads(pickle.dumps(args)) == args
+    assert dataclasses.replace(args, max_num_seqs=5) != args
+    assert EngineArgs(**vars(args)) == args
 
 
 def test_every_argument_has_wrong_values() -> None:

@@ -24,6 +24,7 @@ PACKAGES = {
     "packages/models": "plait_models",
     "packages/core": "plait",
     "packages/testing": "plait_testing",
+    "packages/vllm": "plait_vllm",
     "kernels-cpu": "plait_cpu",
     "kernels-triton": "plait_triton",
 }

@@ -52,5 +52,6 @@ def test_a_neutral_value_is_one_of_the_same_kind() -> None:
     assert not asks_for_nothing(True, (1,))
     assert not asks_for_nothing("1", (1,))
     assert not asks_for_nothing(np.ones(2), (1,))
+    assert not asks_for_nothing(np.array(1), (1,))
     assert not asks_for_nothing(0)
     assert asks_for_nothing(0.0, (0,))

@@ -75,6 +75,29 @@ class ArenaMachine(RuleBasedStateMachine):
         self.arena.release(slot)
         del self.mixes[slot]
 
+    @rule(broken=st.sampled_from([None, "tiles", "ranges", "columns"]))
+    def reset(self, broken: str | None) -> None:
+        """Whatever a load or an assignment has left half done."""
+        if broken == "tiles":
+            self.arena._residents["half"] = None  # type: ignore[assignment]
+        elif broken == "ranges":
+            self.arena._tiles.ranges.allocate(1)
+        elif broken == "columns":
+            columns = self.arena._tiles.columns
+            columns["offset"] = columns["offset"].new_zeros(2 * len(columns["offset"]))
+        before = self.arena.table.version
+        self.arena.reset()
+        assert self.arena.table.version > before
+        self.loaded.clear()
+        self.mixes.clear()
+
+    @rule(slot=st.integers(0, NUM_SLOTS - 1), key=st.sampled_from(KEYS))
+    def nothing_to_give_back(self, slot: int, key: str) -> None:
+        if slot not in self.mixes:
+            self.arena.release(slot)
+        if key not in self.loaded:
+            self.arena.evict(key)
+
     @rule(key=st.sampled_from(KEYS))
     def evict(self, key: str) -> None:
         named = {name for mix in self.mixes.values() for name, _ in mix}

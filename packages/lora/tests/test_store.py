@@ -252,6 +252,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.arrived: set[AdapterKey] = set()
         self.unreported: list[AdapterKey] = []
         self.slots: dict[int, Mix] = {}
+        self.failed: set[AdapterKey] = set()
 
     def footprint(self, key: AdapterKey, firsts: tuple[int, ...]) -> list[int]:
         runs = zip(firsts, self.runs[key], strict=True)
@@ -298,9 +299,18 @@ class StoreMachine(RuleBasedStateMachine):
     @rule()
     def execute(self) -> None:
         commands = self.store.take_commands()
+        if commands.reset:
+            self.chunk_owner.clear()
+            self.on_device.clear()
+            self.arrived.clear()
+            self.slots.clear()
         for slot in commands.releases:
-            del self.slots[slot]
+            if slot in self.slots or not self.failed:
+                del self.slots[slot]
         for key in commands.evictions:
+            if key in self.failed:
+                self.failed.remove(key)
+                continue
             assert all(key != named for mix in self.slots.values() for named, _ in mix)
             for chunk in self.footprint(key, self.on_device.pop(key)):
                 del self.chunk_owner[chunk]
@@ -328,6 +338,31 @@ class StoreMachine(RuleBasedStateMachine):
         key = self.unreported.pop(data.draw(st.integers(0, len(self.unreported) - 1)))
         self.store.loaded([key])
         self.arrived.add(key)
+
+    @rule(data=st.data())
+    def fail(self, data: st.DataObject) -> None:
+        """The device could not load an adapter, nor assign a slot that names it."""
+        leased = {key for lease in self.leases for key, _ in lease.mix}
+        idle = [key for key in self.unreported if key not in leased]
+        if idle:
+            key = data.draw(st.sampled_from(idle))
+            self.unreported.remove(key)
+            for chunk in self.footprint(key, self.on_device.pop(key)):
+                del self.chunk_owner[chunk]
+            named = {slot for slot, mix in self.slots.items() if any(k == key for k, _ in mix)}
+            self.slots = {slot: mix for slot, mix in self.slots.items() if slot not in named}
+            self.failed.add(key)
+            self.store.failed(key)
+
+    @rule(twice=st.booleans())
+    def reset(self, twice: bool) -> None:
+        """A step broke: nobody knows what is on the device."""
+        for _ in range(1 + twice):
+            self.store.reset()
+        self.leases.clear()
+        self.unreported.clear()
+        self.failed.clear()
+        assert self.store.num_free_chunks == self.num_chunks
 
     @rule(data=st.data())
     def toggle_pin(self, data: st.DataObject) -> None:

@@ -80,7 +80,19 @@ NO_INTEGER: list[Any] = [
 ]
 NO_NUMBER: list[Any] = ["1", True, math.nan, math.inf, -math.inf, HUGE, WRITTEN_LONG, 1j, [1.0]]
 NO_FLAG: list[Any] = [0, 1, None, "yes", math.nan]
-NO_IDS: list[Any] = ["12", b"12", 3, [-1], [2**63], [1.5], [True], {1: 2}, [HUGE], range(2**20 + 1)]
+NO_IDS: list[Any] = [
+    "12",
+    b"12",
+    3,
+    [-1],
+    [2**63],
+    [1.5],
+    [True],
+    {1: 2},
+    [HUGE],
+    np.array(1),
+    range(2**20 + 1),
+]
 
 OUT_OF_RANGE: dict[str, list[Any]] = {
     "n": [0, -1, None, 16385, 10**8, *NO_INTEGER],

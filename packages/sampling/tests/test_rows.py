@@ -41,8 +41,7 @@ def test_a_row_that_is_given_away_forgets_its_past() -> None:
     assert extras.greedy
     assert not extras.penalised
     assert extras.logprobs is None
-    assert extras.ending == ()
-    assert extras.logit_bias == {}
+    assert extras.ending.tolist() == extras.biased.tolist() == extras.bias.tolist() == []
     assert extras.allowed is None
     batch = rows.gather(one, torch.from_numpy(one), torch.tensor([0]))
     assert batch.temperature.tolist() == [0.0]
@@ -67,5 +66,5 @@ def test_ending_tokens_are_those_of_model_and_request() -> None:
     rows = SamplingRows(1)
     rows.set(0, SamplingParams(min_tokens=2, stop_token_ids=[7]), 0, (2, 7))
     (extras,) = rows.extras(np.array([0]))
-    assert extras.ending == (2, 7)
+    assert extras.ending.tolist() == [2, 7]
     assert extras.min_tokens == 2

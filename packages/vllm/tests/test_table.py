@@ -51,6 +51,17 @@ def test_plait_is_the_same_under_every_name() -> None:
     assert AsyncLLM is plait.AsyncLLM is plait.AsyncLLMEngine
 
 
+def test_errors_of_bad_requests_are_caught_under_vllms_names() -> None:
+    from plait_vllm.exceptions import VLLMError, VLLMValidationError
+
+    from plait_kernels.errors import AdapterError, InputError, ModelError, RequestsFailed
+
+    # One bad prompt of several raises RequestsFailed, where vLLM raises this one.
+    for kind in (InputError, AdapterError, ModelError, RequestsFailed):
+        assert issubclass(kind, VLLMValidationError)
+        assert issubclass(kind, VLLMError)
+
+
 def test_it_has_a_version_of_its_own_and_that_of_the_names() -> None:
     version = importlib.import_module("plait_vllm.version")
     assert plait_vllm.__version__ == plait.__version__

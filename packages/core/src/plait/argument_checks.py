@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import numbers
+import os
 from collections.abc import Callable, Mapping, Sequence, Set
 from os import PathLike
 from types import MappingProxyType
@@ -82,11 +83,22 @@ def share(name: str, value: Any) -> float:
 
 
 def text(name: str, value: Any) -> str:
-    """Accept a str or a path; it is kept as a str."""
+    """Accept a str or a path that the file system can take; it is kept as a str."""
     if not isinstance(value, str | PathLike) or not 0 < len(str(value)) <= _MOST_TEXT:
         message = f"{name} must be a str of 1 to {_MOST_TEXT} characters, got {shown(value)}"
         raise InputError(message)
-    return str(value)
+    kept = str(value)
+    try:
+        valid = b"\0" not in os.fsencode(kept)
+    except UnicodeEncodeError:
+        valid = False
+    if not valid:
+        message = (
+            f"{name} has a null character or half of a surrogate pair, got {shown(value)}: no name "
+            "of a file or a repository has one"
+        )
+        raise InputError(message)
+    return kept
 
 
 def token(name: str, value: Any) -> str | bool:
@@ -99,7 +111,9 @@ def token(name: str, value: Any) -> str | bool:
 
 def dtype(name: str, value: Any) -> str:
     """Accept a dtype of torch or its name."""
-    kept = str(value).removeprefix("torch.") if len(shown(value)) < 40 else ""
+    # By its module, as torch takes long to import.
+    named = isinstance(value, str) or type(value).__module__ == "torch"
+    kept = str(value)[:40].removeprefix("torch.") if named else ""
     if kept not in DTYPES:
         message = f"{name}={shown(value)} is not one of {', '.join(map(repr, DTYPES))}"
         raise InputError(message)

@@ -7,6 +7,7 @@ import json
 import re
 from dataclasses import MISSING, fields
 from inspect import getdoc
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from plait.keyword_tables import RULES, SUBJECTS, Refused, WithoutEffect
@@ -77,6 +78,15 @@ _KINDS: dict[str, dict[str, Any]] = {
 }
 """How ``add_argument`` reads a field of each type."""
 
+_SHORT = MappingProxyType(
+    {
+        "data_parallel_size": ("-dp",),
+        "pipeline_parallel_size": ("-pp",),
+        "tensor_parallel_size": ("-tp",),
+    }
+)
+"""vLLM's short spellings."""
+
 
 def add_options(parser: P, cls: type[EngineArgs]) -> P:
     """Add the options of a class; see ``EngineArgs.add_cli_args``."""
@@ -107,6 +117,12 @@ def given_options(args: argparse.Namespace, cls: type[EngineArgs]) -> dict[str, 
     return given
 
 
+def asking_for_nothing(name: str) -> Any:
+    """Return the value of one of vLLM's other keywords that asks for nothing."""
+    rule = RULES[name]
+    return rule.neutral[0] if isinstance(rule, Refused) and rule.neutral else None
+
+
 def descriptions(cls: type) -> dict[str, str]:
     """Read what the NumPy docstring of a class, or of its base, says of each parameter.
 
@@ -133,7 +149,7 @@ def _option(name: str) -> str:
 
 
 def _add_hidden(parser: argparse.ArgumentParser, name: str) -> None:
-    """Add an option that is on the namespace only where it is given, and not in the help."""
+    """Add an option that is not in the help, and asks for nothing unless it is given."""
     rule = RULES[name]
     is_flag = (isinstance(rule, WithoutEffect) and rule.kind is bool) or (
         isinstance(rule, Refused) and rule.neutral == (False,)
@@ -141,6 +157,7 @@ def _add_hidden(parser: argparse.ArgumentParser, name: str) -> None:
     kind: dict[str, Any] = (
         {"action": argparse.BooleanOptionalAction} if is_flag else {"type": _literal}
     )
-    parser.add_argument(
-        _option(name), dest=name, default=argparse.SUPPRESS, help=argparse.SUPPRESS, **kind
-    )
+    # Programs read some of them, and hand all that the namespace holds to LLM.
+    default = asking_for_nothing(name)
+    spellings = [_option(name), *_SHORT.get(name, ())]
+    parser.add_argument(*spellings, dest=name, default=default, help=argparse.SUPPRESS, **kind)

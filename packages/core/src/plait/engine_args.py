@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from plait import argument_checks as checks
-from plait.argument_options import add_options, given_options
+from plait.argument_options import add_options, asking_for_nothing, given_options
+from plait.keyword_tables import RULES
 from plait.keywords import check_others
 from plait_kernels.arguments import asks_for_nothing, shown
 from plait_kernels.errors import InputError
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 
 P = TypeVar("P", bound="argparse.ArgumentParser")
 
-DEFAULT_MAX_NUM_SEQS = 256
-DEFAULT_MAX_NUM_BATCHED_TOKENS = 2048
 
 _LARGEST = 2**31 - 1
 """Of numbers that tables on the device hold."""
@@ -77,7 +76,8 @@ _CHECKS: Mapping[str, Check] = MappingProxyType(
 class EngineArgs:
     """Arguments of an engine.
 
-    None stands for the default of every argument. NumPy's numbers are as good as Python's; a bool
+    Every value is checked when it is set, at construction and afterwards. None stands for the
+    default of every argument. NumPy's numbers are as good as Python's; a bool
     is no number. Any other keyword of vLLM's is accepted without effect or refused with the reason;
     an unknown one is an ``InputError`` that names the nearest known.
 
@@ -182,8 +182,8 @@ class EngineArgs:
     override_generation_config: dict[str, Any] | None = None
     seed: int = 0
     max_model_len: int | None = None
-    max_num_seqs: int = DEFAULT_MAX_NUM_SEQS
-    max_num_batched_tokens: int = DEFAULT_MAX_NUM_BATCHED_TOKENS
+    max_num_seqs: int = 256
+    max_num_batched_tokens: int = 2048
     max_logprobs: int = -1
     block_size: int = 16
     enable_prefix_caching: bool = True
@@ -219,8 +219,8 @@ class EngineArgs:
         override_generation_config: dict[str, Any] | None = None,
         seed: int = 0,
         max_model_len: int | str | None = None,
-        max_num_seqs: int = DEFAULT_MAX_NUM_SEQS,
-        max_num_batched_tokens: int = DEFAULT_MAX_NUM_BATCHED_TOKENS,
+        max_num_seqs: int = 256,
+        max_num_batched_tokens: int = 2048,
         max_logprobs: int = -1,
         block_size: int = 16,
         enable_prefix_caching: bool = True,
@@ -240,10 +240,36 @@ class EngineArgs:
         **others: Any,
     ) -> None:
         given = dict(locals())
-        honoured = [f.name for f in fields(self)]
-        check_others(others, honoured)
-        for name in honoured:
-            self._set(name, given[name])
+        check_others(others, _CHECKS)
+        for name in _CHECKS:
+            setattr(self, name, given[name])
+        self.validate()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in _CHECKS:
+            check_others({name: value}, _CHECKS)
+        elif name == "model" or value is not None:
+            value = _CHECKS[name](name, value)
+        else:
+            value = getattr(type(self), name)
+        super().__setattr__(name, value)
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what vLLM's other keywords say here: nothing, as others are refused."""
+        if name not in RULES:
+            text = f"{type(self).__name__!r} object has no attribute {name!r}"
+            raise AttributeError(text, name=name, obj=self)
+        return asking_for_nothing(name)
+
+    def validate(self) -> None:
+        """Check the arguments against each other.
+
+        Raises
+        ------
+        InputError
+            Another dtype of the KV cache than of the model, or fewer adapters in host memory than
+            on the device.
+        """
         if "auto" not in (self.dtype, self.kv_cache_dtype) and self.dtype != self.kv_cache_dtype:
             raise another_kv_dtype(self.kv_cache_dtype, self.dtype)
         if self.max_loras and self.max_cpu_loras and self.max_cpu_loras < self.max_loras:
@@ -252,13 +278,6 @@ class EngineArgs:
                 "every adapter on the device also has its copy on the host; raise max_cpu_loras"
             )
             raise InputError(text)
-
-    def _set(self, name: str, value: Any) -> None:
-        if value is None and name != "model":
-            value = getattr(type(self), name)
-        setattr(
-            self, name, None if value is None and name != "model" else _CHECKS[name](name, value)
-        )
 
     @classmethod
     def add_cli_args(cls, parser: P) -> P:
@@ -331,6 +350,7 @@ def check_engine_args(engine_args: object, stat_loggers: object = None) -> None:
     if not isinstance(engine_args, EngineArgs):
         text = f"engine_args must be EngineArgs, got {shown(engine_args)}: write EngineArgs(model)"
         raise InputError(text)
+    engine_args.validate()
     if not asks_for_nothing(stat_loggers):
         text = "stat_loggers are refused: nothing here calls them; leave them out"
         raise InputError(text)

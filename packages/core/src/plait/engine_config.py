@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class ServedModel:
     """Of the model.
 
     Attributes
@@ -85,7 +85,7 @@ class EngineConfig:
 
     Attributes
     ----------
-    model_config : ModelConfig
+    model_config : ServedModel
     cache_config : CacheConfig
     scheduler_config : SchedulerConfig
     parallel_config : ParallelConfig
@@ -93,7 +93,7 @@ class EngineConfig:
         None: LoRA is not enabled.
     """
 
-    model_config: ModelConfig
+    model_config: ServedModel
     cache_config: CacheConfig
     scheduler_config: SchedulerConfig
     parallel_config: ParallelConfig
@@ -116,7 +116,7 @@ def engine_config(core: EngineCore, args: EngineArgs | None) -> EngineConfig:
     if args is not None and args.enable_lora:
         lora = LoRAConfig(args.max_loras, args.max_lora_rank, args.max_cpu_loras)
     return EngineConfig(
-        ModelConfig(model, tokenizer, info.vocab_size, info.max_model_len),
+        ServedModel(model, tokenizer, info.vocab_size, info.max_model_len),
         CacheConfig(limits.block_size, pool.num_blocks, pool.enable_caching),
         SchedulerConfig(limits.max_num_seqs, limits.max_num_batched_tokens, limits.max_model_len),
         ParallelConfig(),

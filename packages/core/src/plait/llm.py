@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from plait.beam_search import BeamSearchOutput, BeamSearchParams
     from plait.chat import Conversation
-    from plait.engine_config import ModelConfig
+    from plait.engine_config import ServedModel
     from plait.metrics import Metric
     from plait.prompts import Prompt
     from plait.tokenizer import Tokenizer
@@ -423,7 +423,7 @@ class LLM(NotServedOffline):
         return 1
 
     @property
-    def model_config(self) -> ModelConfig:
+    def model_config(self) -> ServedModel:
         """The model and its limits."""
         return self.llm_engine.model_config
 

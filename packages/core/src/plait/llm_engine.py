@@ -29,7 +29,7 @@ from plait_models.reading import find_files
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from plait.engine_config import EngineConfig, ModelConfig
+    from plait.engine_config import EngineConfig, ServedModel
     from plait.engine_core import EngineCore
     from plait.metrics import Metric
     from plait.new_request import NewRequest
@@ -394,7 +394,7 @@ class LLMEngine(NotServed):
         return engine_config(self.core, self.engine_args)
 
     @property
-    def model_config(self) -> ModelConfig:
+    def model_config(self) -> ServedModel:
         """The model and its limits."""
         return self.vllm_config.model_config
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from plait.outputs import CompletionOutput, RequestOutput
 from plait.progress import GenerationProgress
@@ -16,6 +18,9 @@ from plait_sampling.params import RequestOutputKind, SamplingParams
 if TYPE_CHECKING:
     from plait.llm_engine import LLMEngine
     from plait_lora.request import LoRARequest
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _TAGS = ("weights", "kv_cache", "scheduling")
 
@@ -42,10 +47,24 @@ class Wanted:
     error: PlaitError | None = None
 
 
+def _alone(
+    method: Callable[Concatenate[OfflineRequests, P], T],
+) -> Callable[Concatenate[OfflineRequests, P], T]:
+    """Let other threads wait while a method runs."""
+
+    @functools.wraps(method)
+    def alone(self: OfflineRequests, /, *args: P.args, **keywords: P.kwargs) -> T:
+        with self._lock:
+            return method(self, *args, **keywords)
+
+    return alone
+
+
 class OfflineRequests:
     """Adds requests to an engine and steps it until they are finished.
 
-    Their ids are "0", "1", … over the life of the engine, one for each prompt.
+    Their ids are "0", "1", … over the life of the engine, one for each prompt. Calls of several
+    threads run one after another: who steps is told of everybody's outputs.
 
     Parameters
     ----------
@@ -58,7 +77,9 @@ class OfflineRequests:
         # Those of ``enqueue`` until ``wait`` tells them, in order.
         self._enqueued: dict[str, RequestOutput | None] = {}
         self._asleep = False
+        self._lock = threading.RLock()
 
+    @_alone
     def run(
         self, wanted: Sequence[Wanted], use_tqdm: bool | Callable[..., Any]
     ) -> list[RequestOutput]:
@@ -74,13 +95,13 @@ class OfflineRequests:
         self._check_awake()
         errors = {i: one.error for i, one in enumerate(wanted) if one.error is not None}
         names = [str(next(self._numbers)) for _ in wanted]
-        for i, (name, one) in enumerate(zip(names, wanted, strict=True)):
-            if i not in errors:
-                try:
-                    self._add(name, one)
-                except PlaitError as error:
-                    errors[i] = error
         try:
+            for i, (name, one) in enumerate(zip(names, wanted, strict=True)):
+                if i not in errors:
+                    try:
+                        self._add(name, one)
+                    except PlaitError as error:
+                        errors[i] = error
             queued = [name for i, name in enumerate(names) if i not in errors]
             finished = self._step_until_finished(queued, use_tqdm)
         finally:
@@ -94,6 +115,7 @@ class OfflineRequests:
         ]
         return _checked(outputs)
 
+    @_alone
     def enqueue(self, wanted: Sequence[Wanted]) -> list[str]:
         """Queue requests, all of them or none; return their ids.
 
@@ -115,6 +137,7 @@ class OfflineRequests:
         self._enqueued.update(dict.fromkeys(names))
         return names
 
+    @_alone
     def wait(self, use_tqdm: bool | Callable[..., Any]) -> list[RequestOutput]:
         """Finish what was enqueued and return it, in order. An interrupted call may be repeated.
 
@@ -130,6 +153,7 @@ class OfflineRequests:
         self._enqueued.clear()
         return _checked(outputs)
 
+    @_alone
     def sleep(self, level: int, mode: str) -> None:
         """Run nothing until ``wake_up``; see ``LLM.sleep``."""
         if level != 0:

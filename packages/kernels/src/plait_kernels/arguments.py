@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numbers
 import reprlib
-from collections.abc import Collection
+from collections.abc import Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def asks_for_nothing(value: Any, neutral: Iterable[Any] = ()) -> bool:
     """
     if value is None or value is False:
         return True
-    if isinstance(value, Collection) and not len(value):
+    if isinstance(value, str | bytes | Sequence | Set | Mapping) and not len(value):
         return True
     return any(_same(value, item) for item in neutral)
 

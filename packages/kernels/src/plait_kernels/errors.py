@@ -3,10 +3,10 @@
     PlaitError
     ├── InputError (ValueError)        a request, prompt or parameter that cannot be served
     │   ├── AdapterError               an adapter that cannot be honoured exactly
-    │   └── ModelError                 a model that cannot be loaded
+    │   ├── ModelError                 a model that cannot be loaded
+    │   └── RequestsFailed             some requests of one call failed; carries the other outputs
     ├── KernelError                    a kernel that cannot be chosen or loaded
-    ├── OutOfMemoryError               what was asked for does not fit in the memory there is
-    └── RequestsFailed (ValueError)    some requests of one call failed; carries the other outputs
+    └── OutOfMemoryError               what was asked for does not fit in the memory there is
 
 Every message says what is wrong, what was got, what is allowed and what to do about it.
 """
@@ -38,7 +38,7 @@ class OutOfMemoryError(PlaitError):
     """What was asked for does not fit in the memory there is; the message has the numbers."""
 
 
-class RequestsFailed(PlaitError, ValueError):
+class RequestsFailed(InputError):
     """Some requests of one call failed while the others finished.
 
     Parameters

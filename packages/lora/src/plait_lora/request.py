@@ -124,7 +124,7 @@ class LoRARequest:
 def _one_path(path: object, older: object) -> str:
     if asks_for_nothing(older):
         return _path(path)
-    if path not in ("", older):
+    if not (isinstance(path, str) and path == "") and _path(path) != _path(older):
         msg = (
             f"LoRARequest.lora_path is {shown(path)} and lora_local_path is {shown(older)}; they "
             "are two names of one field. Pass lora_path."

@@ -131,12 +131,22 @@ def logprob_count(field: str, value: Any) -> int | None:
     return count
 
 
+def _entries(value: Any, most: int) -> list[Any] | None:
+    """Return what is in a list, or ``most`` and one more of it; None of what is no list."""
+    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
+        return None
+    try:
+        return list(islice(value, most + 1))
+    except TypeError:  # an array without dimensions
+        return None
+
+
 def stop_strings(field: str, value: Any) -> list[str]:
     """Accept None, one string, or several."""
     given = [] if value is None else [value] if isinstance(value, str) else value
-    if not isinstance(given, Iterable) or isinstance(given, Mapping):
+    strings = _entries(given, MAX_STOPS)
+    if strings is None:
         raise refuse(field, value, "a string or a list of strings", "Pass the text to stop at.")
-    strings = list(islice(given, MAX_STOPS + 1))
     if not all(isinstance(s, str) and s for s in strings):
         allowed = "a string or a list of strings, none of them empty"
         raise refuse(field, value, allowed, "Remove what is not a string or is empty.")
@@ -150,9 +160,9 @@ def token_ids(field: str, value: Any) -> list[int]:
     """Accept None or whole numbers from 0 on; a number that comes again is dropped."""
     if value is None:
         return []
-    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
+    ids = _entries(value, MAX_IDS)
+    if ids is None:
         raise refuse(field, value, "a list of token ids", "Pass ids of the model's vocabulary.")
-    ids = list(islice(value, MAX_IDS + 1))
     if len(ids) > MAX_IDS:
         raise refuse(field, value, f"at most {MAX_IDS} token ids", "Pass fewer.")
     for place, token in enumerate(ids):

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
-from plait_kernels.transfer import to_device
+from plait_kernels.transfer import to_device, upload
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    import numpy.typing as npt
 
     from plait_sampling.rows import RowExtras
 
@@ -27,8 +30,10 @@ def apply_allowed(logits: torch.Tensor, extras: Sequence[RowExtras]) -> None:
     limited = [place for place, extra in enumerate(extras) if extra.allowed is not None]
     if not limited:
         return
-    pairs = [(place, token) for place in limited for token in extras[place].allowed or ()]
-    places, tokens = _to_device(pairs, logits.device)
+    places, tokens = _to_device(
+        [(place, allowed) for place in limited if (allowed := extras[place].allowed) is not None],
+        logits.device,
+    )
     kept = logits[places, tokens]
     # Not by assignment: its value would be copied to the device, which is waited for.
     logits.index_fill_(0, to_device(torch.tensor(limited), logits.device), -torch.inf)
@@ -49,15 +54,14 @@ def hold_back(logits: torch.Tensor, extras: Sequence[RowExtras], num_output: tor
     """
     vocab = logits.shape[-1]
     # A stop token that the model does not have is legal, and never drawn.
-    pairs = [
-        (place, token)
+    held_back = [
+        (place, extra.ending[(extra.ending >= 0) & (extra.ending < vocab)])
         for place, extra in enumerate(extras)
-        for token in extra.ending
-        if 0 <= token < vocab
+        if len(extra.ending)
     ]
-    if not pairs:
+    if not any(len(tokens) for _, tokens in held_back):
         return
-    places, tokens = _to_device(pairs, logits.device)
+    places, tokens = _to_device(held_back, logits.device)
     least = to_device(torch.tensor([extra.min_tokens for extra in extras]), logits.device)
     short = (num_output < least)[places]
     logits[places, tokens] = logits[places, tokens].masked_fill(short, -torch.inf)
@@ -73,18 +77,19 @@ def apply_bias(logits: torch.Tensor, extras: Sequence[RowExtras]) -> None:
     extras : Sequence[RowExtras]
         One a row.
     """
-    pairs = [(place, token) for place, extra in enumerate(extras) for token in extra.logit_bias]
-    if not pairs:
+    biased = [(place, extra.biased) for place, extra in enumerate(extras) if len(extra.biased)]
+    if not biased:
         return
-    places, tokens = _to_device(pairs, logits.device)
-    amounts = [amount for extra in extras for amount in extra.logit_bias.values()]
-    logits[places, tokens] += to_device(torch.tensor(amounts, dtype=logits.dtype), logits.device)
+    places, tokens = _to_device(biased, logits.device)
+    amounts = np.concatenate([extra.bias for extra in extras])
+    logits[places, tokens] += upload(amounts, logits.device)
 
 
 def _to_device(
-    pairs: Sequence[tuple[int, int]], device: torch.device
+    rows: Sequence[tuple[int, npt.NDArray[np.int64]]], device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    places, tokens = to_device(
-        torch.tensor(pairs, dtype=torch.int64).view(-1, 2).T.contiguous(), device
-    )
-    return places, tokens
+    """Return (place, token) of every token of some rows, int64 each."""
+    tokens = [tokens for _, tokens in rows]
+    places = np.repeat([place for place, _ in rows], [len(some) for some in tokens])
+    both = upload(np.stack([places.astype(np.int64), np.concatenate(tokens)]), device)
+    return both[0], both[1]

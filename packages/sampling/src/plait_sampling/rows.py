@@ -26,7 +26,15 @@ _ALL_TOKENS = 2**31 - 1
 """No vocabulary and no output is larger."""
 
 
-@dataclass(frozen=True)
+def _no_ids() -> npt.NDArray[np.int64]:
+    return np.zeros(0, np.int64)
+
+
+def _no_bias() -> npt.NDArray[np.float32]:
+    return np.zeros(0, np.float32)
+
+
+@dataclass(frozen=True, eq=False)
 class RowExtras:
     """What few rows have, kept on the host and applied to those rows only.
 
@@ -37,10 +45,13 @@ class RowExtras:
         How many to return; -1 = the whole vocabulary.
     min_tokens : int
         Output tokens before any of ``ending`` may be drawn.
-    ending : tuple[int, ...]
+    ending : ndarray, int64 [tokens]
         End-of-sequence and stop tokens; empty without ``min_tokens``.
-    logit_bias : dict[int, float]
-    allowed : tuple[int, ...] | None
+    biased : ndarray, int64 [tokens]
+        Tokens with a bias.
+    bias : ndarray, float32 [tokens]
+        Of each of them.
+    allowed : ndarray, int64 [tokens], or None
         The only tokens to draw; None = all.
     """
 
@@ -48,9 +59,10 @@ class RowExtras:
     penalised: bool = False
     logprobs: int | None = None
     min_tokens: int = 0
-    ending: tuple[int, ...] = ()
-    logit_bias: dict[int, float] = field(default_factory=dict)
-    allowed: tuple[int, ...] | None = None
+    ending: npt.NDArray[np.int64] = field(default_factory=_no_ids)
+    biased: npt.NDArray[np.int64] = field(default_factory=_no_ids)
+    bias: npt.NDArray[np.float32] = field(default_factory=_no_bias)
+    allowed: npt.NDArray[np.int64] | None = None
 
 
 class SamplingRows:
@@ -100,6 +112,7 @@ class SamplingRows:
         signed_seed = (seed + 2**63) % 2**64 - 2**63
         self._host_ints[:, row] = min(params.top_k, _ALL_TOKENS), signed_seed
         held_back = params.stop_tokens.union(eos_token_ids) if params.min_tokens else ()
+        bias, allowed = params.logit_bias or {}, params.allowed_token_ids
         self._extras[row] = RowExtras(
             greedy=params.greedy,
             penalised=(
@@ -109,10 +122,11 @@ class SamplingRows:
             ),
             logprobs=params.logprobs,
             min_tokens=min(params.min_tokens, _ALL_TOKENS),
-            ending=tuple(sorted(held_back)),
-            # What is no number fails here, where it is known whose it is.
-            logit_bias={int(at): float(bias) for at, bias in (params.logit_bias or {}).items()},
-            allowed=None if params.allowed_token_ids is None else tuple(params.allowed_token_ids),
+            # Arrays, as a step reads them again and again, and they may hold a whole vocabulary.
+            ending=np.array(sorted(held_back), np.int64),
+            biased=np.array(list(bias), np.int64),
+            bias=np.array(list(bias.values()), np.float32),
+            allowed=None if allowed is None else np.array(allowed, np.int64),
         )
         self._changed.add(row)
 

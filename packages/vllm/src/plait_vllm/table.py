@@ -29,6 +29,8 @@ _CLEANING = {
     "destroy_distributed_environment": "plait_vllm.stand_ins.machine:destroy_model_parallel",
     "destroy_model_parallel": "plait_vllm.stand_ins.machine:destroy_model_parallel",
 }
+_ATTENTION = {"AttentionConfig": "plait_vllm.stand_ins.configs:AttentionConfig"}
+_PROFILER = {"ProfilerConfig": "plait_vllm.stand_ins.configs:ProfilerConfig"}
 _CONFIGS = {
     "CompilationConfig": "plait_vllm.stand_ins.configs:CompilationConfig",
     "CompilationMode": "plait_vllm.stand_ins.configs:CompilationMode",
@@ -50,9 +52,10 @@ TABLE: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "CompletionOutput": "plait:CompletionOutput",
             **_VERSION,
         },
-        "config": {**_CONFIGS, "ProfilerConfig": "plait_vllm.stand_ins.configs:ProfilerConfig"},
+        "config": {**_ATTENTION, **_CONFIGS, **_PROFILER},
+        "config.attention": _ATTENTION,
         "config.compilation": _CONFIGS,
-        "config.profiler": {"ProfilerConfig": "plait_vllm.stand_ins.configs:ProfilerConfig"},
+        "config.profiler": _PROFILER,
         "distributed": _CLEANING,
         "distributed.parallel_state": _CLEANING,
         "engine.arg_utils": _ARGUMENTS,
@@ -119,6 +122,8 @@ _MODELS = "models run on plait's own implementation, and vLLM's parts of models 
 _PROCESSORS = "custom logits processors are not supported"
 _SERVER = "there is no server in this version"
 _PLAIN = "plait returns plain text; parse it in the program"
+_TRANSFER = "the KV cache stays in its engine"
+_WEIGHTS = "weights of a running engine are not replaced"
 _PROMPT_FORMS = "prompts are text or token ids"
 
 ABSENT: Mapping[str, str] = MappingProxyType(
@@ -133,8 +138,13 @@ ABSENT: Mapping[str, str] = MappingProxyType(
         "benchmarks": "measure with python -m plait.bench",
         "compilation": _MODELS,
         "config": "plait's engine is told everything by the keywords of LLM and EngineArgs",
+        "config.KVTransferConfig": _TRANSFER,
+        "config.kv_transfer": _TRANSFER,
+        "config.PoolerConfig": _POOLING,
+        "config.WeightTransferConfig": _WEIGHTS,
         "distributed": "plait runs on one device, in one process",
-        "distributed.weight_transfer": "weights of a running engine are not replaced",
+        "distributed.kv_transfer": _TRANSFER,
+        "distributed.weight_transfer": _WEIGHTS,
         "entrypoints": _SERVER,
         "entrypoints.pooling": _POOLING,
         "envs": "plait reads none of vLLM's environment variables",
@@ -157,7 +167,10 @@ ABSENT: Mapping[str, str] = MappingProxyType(
         "pooling_params": _POOLING,
         "reasoning": _PLAIN,
         "tool_parsers": _PLAIN,
+        "transformers_utils": "configs and tokenizers are read with transformers",
+        "utils.print_utils": _POOLING,
         "v1": _ENGINE,
+        "v1.metrics.loggers": "read the metrics with get_metrics()",
         "v1.sample": _PROCESSORS,
         "v1.worker.gpu.sample.logits_processor": _PROCESSORS,
     }

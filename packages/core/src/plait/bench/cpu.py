@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from plait.bench.cells import CELLS, PEERS, make_cells
 from plait.bench.machine import processor_name
-from plait.bench.options import at_least_one, keywords, variable
+from plait.bench.options import ListAction, at_least_one, keywords, variable
 from plait.bench.pairs import measure
 from plait.bench.pool import Pool, Setting, full_title, variables
 from plait.bench.report import Circumstances, json_lines, table
@@ -37,8 +37,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
     add = parser.add_argument
     add("--peer", choices=PEERS, default="peft", help="what to compare with (default: %(default)s)")
-    add("--cells", nargs="+", default=(), metavar="CELL", help=f"of {', '.join(CELLS)}")
-    add("--dtype", nargs="+", choices=DTYPES, default=DTYPES, help="default: both")
+    cells, dtypes = f"of {', '.join(CELLS)}", f"of {', '.join(DTYPES)} (default: both)"
+    add("--cells", action=ListAction, default=(), metavar="CELL,…", help=cells)
+    add(
+        "--dtype", action=ListAction, allowed=DTYPES, default=DTYPES, metavar="DTYPE,…", help=dtypes
+    )
     add("--pairs", type=at_least_one, help="repetitions (default: 5; 9 of idle-lora)")
     add("--quick", action="store_true", help="2 pairs of 32 tokens in, 8 out: shows that it works")
     add("--threads", type=at_least_one, default=2, help="of each system (default: %(default)s)")

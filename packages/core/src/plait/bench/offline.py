@@ -17,8 +17,8 @@ from plait.bench.offline_cells import DEFAULT_CELLS, check_cells, parse_cells
 from plait.bench.offline_engines import Adapters, EngineSetting, OfflineResult, Repeats, measure
 from plait.bench.offline_report import OfflineCircumstances, Report
 from plait.bench.options import (
+    ListAction,
     at_least_one,
-    at_least_ones,
     at_least_zero,
     keywords,
     share,
@@ -62,14 +62,16 @@ def add_options(parser: argparse.ArgumentParser, command: str) -> None:
     model.add_argument("--shape", choices=SHAPES, help="a model of this shape with random weights")
     add = parser.add_argument
     cells = DEFAULT_CELLS[command]
-    add("--cells", default=cells, metavar="CELL,…", help="default: %(default)s")
+    listed: dict[str, Any] = {"action": ListAction}
+    add("--cells", **listed, default=[cells], metavar="CELL,…", help=f"default: {cells}")
     add("--prompt-tokens", type=at_least_one, help="default: 128, of T 256")
     add("--output-tokens", type=at_least_one, help="of D: decode steps (default: 128)")
     add("--repeats", type=at_least_one, default=3, help="default: %(default)s")
     add("--warmup", type=at_least_zero, default=1, help="runs before (default: %(default)s)")
-    add("--ranks", type=at_least_ones, default=(16,), help="of adapters in turn (default: 16)")
-    targets = ",".join(LINEARS)
-    add("--target-modules", default=targets, metavar="NAME,…", help="default: %(default)s")
+    ranks = "of adapters in turn (default: 16)"
+    add("--ranks", **listed, item=at_least_one, default=[16], metavar="RANK,…", help=ranks)
+    targets = f"default: {','.join(LINEARS)}"
+    add("--target-modules", **listed, default=list(LINEARS), metavar="NAME,…", help=targets)
     add("--dtype", choices=_DTYPES, default=_DTYPES[0], help="default: %(default)s")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: %(default)s")
     add("--max-num-seqs", type=at_least_one, default=256, help="default: %(default)s")
@@ -100,10 +102,12 @@ def run(options: argparse.Namespace) -> None:
     """
     _check(options)
     cells = parse_cells(
-        options.cells, prompt_tokens=options.prompt_tokens, output_tokens=options.output_tokens
+        ",".join(options.cells),
+        prompt_tokens=options.prompt_tokens,
+        output_tokens=options.output_tokens,
     )
     check_cells(cells, max_num_seqs=options.max_num_seqs)
-    targets = options.target_modules.split(",")
+    targets = options.target_modules
     check_targets(targets)
     count = max(cell.adapters for cell in cells)
     ranks = [options.ranks[number % len(options.ranks)] for number in range(count)]

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
 
 
 def at_least_one(text: str) -> int:
@@ -35,9 +38,54 @@ def keywords(text: str) -> dict[str, Any]:
     return read
 
 
-def at_least_ones(text: str) -> tuple[int, ...]:
-    """Read numbers of at least 1, separated by commas."""
-    return tuple(at_least_one(part.strip()) for part in text.split(","))
+def split_list(texts: Iterable[str]) -> list[str]:
+    """Split a list that is written with commas, with spaces, or with both."""
+    parts = (part.strip() for text in texts for part in text.split(","))
+    return [part for part in parts if part]
+
+
+class ListAction(argparse.Action):
+    """Reads a list as ``split_list`` does.
+
+    Parameters
+    ----------
+    item : Callable[[str], Any]
+        Reads one item.
+    allowed : Sequence[Any] | None
+        The only items; None = any.
+    """
+
+    def __init__(
+        self,
+        option_strings: Sequence[str],
+        dest: str,
+        *,
+        item: Callable[[str], Any] = str,
+        allowed: Sequence[Any] | None = None,
+        **keywords: Any,
+    ) -> None:
+        super().__init__(option_strings, dest, nargs="+", **keywords)
+        self._item = item
+        self._allowed = allowed
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        """Put the list on the namespace."""
+        try:
+            items = [self._item(part) for part in split_list(values)]
+        except argparse.ArgumentTypeError as error:
+            raise argparse.ArgumentError(self, str(error)) from None
+        wrong = [item for item in items if self._allowed and item not in self._allowed]
+        if wrong or not items:
+            allowed = ", ".join(map(str, self._allowed or ()))
+            choices = f"invalid choice: {wrong[0]!r} (choose from {allowed})" if wrong else ""
+            raise argparse.ArgumentError(self, choices or "the list is empty")
+        setattr(namespace, self.dest, items)
 
 
 def share(text: str) -> float:

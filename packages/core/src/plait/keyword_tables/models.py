@@ -74,8 +74,6 @@ MODELS: Mapping[str, Rule] = MappingProxyType(
         "a name for servers and metrics, of which there are none", served_model_name=object
     )
     | without_effect("texts become tokens in the caller's thread", renderer_num_workers=int)
-    | without_effect(
-        "environment variables of vLLM's are not read", fail_on_environ_validation=bool
-    )
+    | refused("environment variables of vLLM's are not read", fail_on_environ_validation=False)
 )
 """By keyword."""

@@ -29,6 +29,10 @@ class CompilationConfig(_Settings):
     """How vLLM compiles; without effect in plait, whose kernels are compiled already."""
 
 
+class AttentionConfig(_Settings):
+    """How vLLM computes attention; the engine accepts or refuses each field."""
+
+
 class ProfilerConfig(_Settings):
     """How vLLM profiles. An engine that is given one refuses it."""
 
