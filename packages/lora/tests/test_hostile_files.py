@@ -249,6 +249,9 @@ def test_a_rank_that_fits_the_file_and_not_the_memory_is_not_read(
     assert "its weights file has" in refusal(make_catalog(), path)
     with pytest.raises(OutOfMemoryError, match=r"'bad' .*: its weights take .* has 8 chunks"):
         make_catalog(num_chunks=8).resolve(LoRARequest("bad", 1, str(path)))
+    # A small one may wait in host memory for a device that has no room for it.
+    small = LoRARequest("small", 2, str(write_adapter(tmp_path / "small")))
+    assert make_catalog(num_chunks=0).resolve(small) is not None
     assert "more than max_lora_rank 64" in refusal(make_catalog(max_lora_rank=64), path)
 
 

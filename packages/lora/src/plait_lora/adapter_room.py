@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
     from plait_lora.peft_weights import SiteWeights
 
-_FILE_BYTES = 64 << 20
+_FREE_BYTES = 64 << 20
+"""So much is always read: whether it fits on the device is then asked when a request needs it."""
+
 _FILE_BYTES_A_BYTE = 8
 """A file may be so much larger than adapter memory: it may have float32 where bfloat16 is served,
 modules that ``lora_target_modules`` leaves out, copies of base weights."""
@@ -59,7 +61,7 @@ class AdapterRoom:
         if self.num_chunks is not None:
             served = sum(each.a.shape[0] * _features(each) for each in weights) * self.itemsize
             chunks = -(-served // self.chunk_bytes)
-            if chunks > self.num_chunks:
+            if chunks > self.num_chunks and served > _FREE_BYTES:
                 msg = (
                     f"{where}: its weights take {served} bytes, that is {chunks} chunks of adapter "
                     f"memory, which has {self.num_chunks} chunks. Raise lora_memory_bytes, or use "
@@ -78,7 +80,7 @@ class AdapterRoom:
         of_machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
         if self.num_chunks is None:
             return of_machine
-        room = _FILE_BYTES + _FILE_BYTES_A_BYTE * self.num_chunks * self.chunk_bytes
+        room = _FREE_BYTES + _FILE_BYTES_A_BYTE * self.num_chunks * self.chunk_bytes
         return min(of_machine, room)
 
 
