@@ -322,6 +322,14 @@ HOSTILE = {
     "long comparisons": "{% set a = 'x' * 4000000 %}{% set b = 'x' * 3999999 ~ 'y' %}"
     "{% for i in range(99999) %}{% for j in range(99999) %}{% if a[1:] == b[1:] %}{% endif %}"
     "{% endfor %}{% endfor %}",
+    "a long word": "{{ ('a' * 3000000) | wordwrap(1) }}",
+    "comments": "{{ ('<!---->' * 400000) | striptags }}",
+    "comments of a method": "{{ (('<!---->' * 400000) | safe).striptags() }}",
+    "links": "{{ ('www.a.b ' * 400000) | urlize }}",
+    "a slow codec": "{{ ('ü' * 3000000).encode('punycode') }}",
+    "a slow codec by name": "{{ ('ü' * 3000000).encode(encoding='idna') }}",
+    "a number from a text": "{{ ('f' * 3000000) | int(0, 16) // 3 }}",
+    "pretty": "{{ (range(99999) | list) | pprint }}",
     "a long template": "x" * 10**6,
     "deep brackets": "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}",
 }
