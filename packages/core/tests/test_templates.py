@@ -319,6 +319,7 @@ HOSTILE = {
     "JSON with an indent": "{{ [[[[1]]]] | tojson(indent=10**10) }}",
     "a date": "{{ strftime_now('%1000000000Y') }}",
     "translated": "{{ ('a' * 99999).translate({97: 'b' * 99999}) }}",
+    "a long text that is compiled": "{{ 1 }}" * 50000,
     "long comparisons": "{% set a = 'x' * 4000000 %}{% set b = 'x' * 3999999 ~ 'y' %}"
     "{% for i in range(99999) %}{% for j in range(99999) %}{% if a[1:] == b[1:] %}{% endif %}"
     "{% endfor %}{% endfor %}",

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from jinja2.parser import Parser
     from jinja2.runtime import Context
 
-MAX_TEMPLATE = 2**19
+MAX_TEMPLATE = 2**17
 """Characters of a template; the longest known ones have some 50 000."""
 
 
