@@ -319,9 +319,18 @@ HOSTILE = {
     "JSON with an indent": "{{ [[[[1]]]] | tojson(indent=10**10) }}",
     "a date": "{{ strftime_now('%1000000000Y') }}",
     "translated": "{{ ('a' * 99999).translate({97: 'b' * 99999}) }}",
+    "a long text that is compiled": "{{ 1 }}" * 50000,
     "long comparisons": "{% set a = 'x' * 4000000 %}{% set b = 'x' * 3999999 ~ 'y' %}"
     "{% for i in range(99999) %}{% for j in range(99999) %}{% if a[1:] == b[1:] %}{% endif %}"
     "{% endfor %}{% endfor %}",
+    "a long word": "{{ ('a' * 3000000) | wordwrap(1) }}",
+    "comments": "{{ ('<!---->' * 400000) | striptags }}",
+    "comments of a method": "{{ (('<!---->' * 400000) | safe).striptags() }}",
+    "links": "{{ ('www.a.b ' * 400000) | urlize }}",
+    "a slow codec": "{{ ('ü' * 3000000).encode('punycode') }}",
+    "a slow codec by name": "{{ ('ü' * 3000000).encode(encoding='idna') }}",
+    "a number from a text": "{{ ('f' * 3000000) | int(0, 16) // 3 }}",
+    "pretty": "{{ (range(99999) | list) | pprint }}",
     "a long template": "x" * 10**6,
     "deep brackets": "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}",
 }
@@ -440,3 +449,30 @@ def test_a_message_in_parts_is_continued(tokenizer: Any) -> None:
     )
     made = ChatTemplate(tokenizer, template, content_format="openai", **options)
     assert made.render(talk).text == expected == "<x><a><It is"
+
+
+class Dumped:
+    """An object as the OpenAI package gives it: it can say what it holds."""
+
+    def __init__(self, **fields: Any) -> None:
+        self._fields = fields
+
+    def model_dump(self, exclude_none: bool = False) -> dict[str, Any]:
+        return {k: v for k, v in self._fields.items() if v is not None or not exclude_none}
+
+
+def test_objects_of_the_openai_package_are_messages(tokenizer: Any) -> None:
+    call = {"type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
+    plain = {"role": "assistant", "content": "x", "tool_calls": [call]}
+    objects: list[Any] = [
+        Dumped(**plain, audio=None),
+        plain | {"tool_calls": [Dumped(**call)]},
+        plain | {"tool_calls": [call | {"function": Dumped(**call["function"])}]},  # type: ignore[arg-type]
+    ]
+    template = ChatTemplate(tokenizer, "{{ messages | tojson }}")
+    expected = template.render([plain]).text
+    assert '"arguments": {"a": 1}' in str(expected)
+    for message in objects:
+        assert template.render([message]).text == expected
+    in_parts = ChatTemplate(tokenizer, "{{ messages[0].content[0].text }}", content_format="openai")
+    assert in_parts.render([objects[0]]).text == "x"

@@ -281,3 +281,14 @@ def test_demo_model_equals_transformers(
     (got,) = paged_run(model, 1).step([prompt])
     expected = expected_logits(oracle, prompt)
     assert (got - expected).abs().max() < 1e-4 * expected.abs().max()
+
+
+def test_factors_of_frequencies_are_bounded_before_they_are_read(
+    tmp_path: Path, tiny_checkpoint: Any
+) -> None:
+    _, oracle = tiny_checkpoint()
+    path = write_gguf(
+        tmp_path / "tiny.gguf", oracle, extra={"rope_freqs.weight": np.ones(2**15, np.float32)}
+    )
+    with pytest.raises(ModelError, match=r"rope_freqs\.weight holds 32768 numbers"):
+        GgufFile(path).config()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from plait.prompts import ParsedPrompt
 from plait.template_rendering import BoundedTemplate
 from plait.text_encoder import encode
-from plait.tool_calls import checked_calls
+from plait.tool_calls import checked_calls, plain
 from plait_kernels.errors import InputError
 from plait_models.files.opening import shortened
 
@@ -113,7 +113,7 @@ class ChatTemplate:
         """
         messages = _checked(conversation)
         if self._in_parts:
-            contents = [message.get("content") for message in conversation]
+            contents = [plain(message).get("content") for message in conversation]
             messages = [
                 message | _parts(place, content)
                 for place, (message, content) in enumerate(zip(messages, contents, strict=True))
@@ -158,6 +158,7 @@ def _checked(conversation: Any) -> list[dict[str, Any]]:
 
 
 def _checked_message(place: int, message: Any) -> dict[str, Any]:
+    message = plain(message)
     if not isinstance(message, Mapping):
         text = f"message {place} is a {type(message).__name__}; pass {_FORMS}"
         raise InputError(text)

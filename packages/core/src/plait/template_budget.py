@@ -19,6 +19,9 @@ STEPS = 2**19
 CHARACTERS = 2**22
 """Length of one value or of the prompt, beyond four times what was put in."""
 
+MAX_BITS = 2**16
+"""Bits of a whole number."""
+
 SECONDS = 20.0
 """For what single steps take; a second wall behind the count of steps."""
 
@@ -70,6 +73,8 @@ class Budget:
             self.allow(len(value))
         elif isinstance(value, _CONTAINERS):
             self.allow(self.measure(value)[0])
+        elif isinstance(value, int) and value.bit_length() > MAX_BITS:
+            _refuse(f"makes a whole number of {value.bit_length()} bits; allowed: {MAX_BITS}")
         else:
             self.spend()
         return value

@@ -11,19 +11,21 @@ from jinja2.exceptions import SecurityError
 from jinja2.nodes import EvalContext
 from jinja2.runtime import Context
 
+from plait.template_budget import MAX_BITS
+
 if TYPE_CHECKING:
     from plait.template_budget import Budget
 
 MAX_WIDTH = 2**16
 """What padding, indents, batches and the like may be told."""
 
-_MAX_BITS = 2**16
-"""Bits of a whole number."""
-
 _WIDE_FILTERS = frozenset(
     ("batch", "center", "indent", "round", "slice", "truncate", "wordwrap", "tojson", "urlize")
 )
 _WIDE_METHODS = frozenset(("center", "expandtabs", "ljust", "rjust", "to_bytes", "zfill"))
+_CODECS = frozenset(("ascii", "latin-1", "utf-16", "utf-32", "utf-8", "utf8"))
+"""Codecs that take a time in proportion to the text."""
+
 _WIDTH = re.compile(r"\d{5,}|%[-+ #0]*\*|%\([^)]*\)[-+ #0]*\*")
 _NESTED = re.compile(r"\{[^{}]*:[^{}]*\{")
 
@@ -63,6 +65,10 @@ def check_call(
             budget.allow(len(owner) * min(size, MAX_WIDTH))
         elif name in ("format", "format_map") and isinstance(owner, str):
             _check_format(budget, owner, [*args, *kwargs.values()])
+        elif name in ("encode", "decode"):
+            _check_codec([*args[:1], *(kwargs[key] for key in kwargs if key == "encoding")])
+        elif name == "striptags":
+            _check_markup(budget, owner)
     return args
 
 
@@ -104,7 +110,16 @@ def check_filter(
             # Sums of lists are made one after the other.
             budget.allow(len(value) * budget.measure(value)[0])
         return (*first, value, *rest)
-    elif name in ("string", "pprint", "upper", "escape", "e", "forceescape", "urlencode"):
+    elif name == "striptags" and isinstance(value, str):
+        _check_markup(budget, value)
+    elif name == "wordwrap" and isinstance(value, str):
+        # What is left of a long word is copied at every break.
+        longest = max(map(len, value.split()), default=0)
+        budget.allow(len(value) + longest * longest // 4)
+    elif name in ("pprint", "urlize"):
+        # Python code that looks at every part, again and again.
+        budget.allow(64 * budget.measure(value)[0])
+    elif name in ("string", "upper", "escape", "e", "forceescape", "urlencode"):
         budget.allow(6 * budget.measure(value)[0])
     return args
 
@@ -135,8 +150,8 @@ def check_operator(budget: Budget, operator: str, left: Any, right: Any) -> None
 
 
 def _check_bits(bits: int) -> None:
-    if bits > _MAX_BITS:
-        message = f"a whole number would have {bits} bits; allowed: at most {_MAX_BITS}"
+    if bits > MAX_BITS:
+        message = f"a whole number would have {bits} bits; allowed: at most {MAX_BITS}"
         raise SecurityError(message)
 
 
@@ -175,6 +190,18 @@ def _check_format(budget: Budget, text: str, values: list[Any]) -> None:
     budget.allow(len(text) + min(places, len(text)) * largest)
     if places > 1000:
         budget.allow(places * 10_000)
+
+
+def _check_codec(names: list[Any]) -> None:
+    for name in names:
+        if not isinstance(name, str) or name.lower().replace("_", "-") not in _CODECS:
+            message = f"a codec that is not served; allowed: {', '.join(sorted(_CODECS))}"
+            raise SecurityError(message)
+
+
+def _check_markup(budget: Budget, text: Any) -> None:
+    # All that follows is copied at every comment.
+    budget.allow(len(text) * (1 + str(text).count("<!--")))
 
 
 def _listed(budget: Budget, values: Any) -> Any:

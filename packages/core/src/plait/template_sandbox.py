@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from jinja2.parser import Parser
     from jinja2.runtime import Context
 
-MAX_TEMPLATE = 2**19
+MAX_TEMPLATE = 2**17
 """Characters of a template; the longest known ones have some 50 000."""
 
 
@@ -73,8 +73,7 @@ class ChatSandbox(ImmutableSandboxedEnvironment):
         if len(text) > MAX_TEMPLATE:
             message = f"it has {len(text)} characters; allowed: at most {MAX_TEMPLATE}"
             raise TemplateError(message)
-        tree = _Charging().visit(self.parse(text))
-        return self.template_class.from_code(self, self.compile(tree), self.make_globals(None))
+        return self.template_class.from_code(self, _compiled(text), self.make_globals(None))
 
     def render(self, template: Template, variables: Mapping[str, Any]) -> str:
         """Render a template within a budget of its own.
@@ -150,6 +149,13 @@ class ChatSandbox(ImmutableSandboxedEnvironment):
     def _each_paid(self, values: Iterator[Any]) -> Iterator[Any]:
         for value in values:
             yield self.budget.check(value)
+
+
+@functools.lru_cache(maxsize=16)
+def _compiled(text: str) -> types.CodeType:
+    """Compile a template. Code knows no environment, so that every rendering can share it."""
+    environment = ChatSandbox()
+    return environment.compile(_Charging().visit(environment.parse(text)))
 
 
 @pass_environment

@@ -53,7 +53,14 @@ def checked_calls(place: int, message: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def plain(value: Any) -> Any:
+    """Give an object of the OpenAI package, a model of pydantic, as a dictionary."""
+    dump = None if isinstance(value, Mapping) else getattr(value, "model_dump", None)
+    return dump(exclude_none=True) if callable(dump) else value
+
+
 def _checked(call: Any, what: str) -> dict[str, Any]:
+    call = plain(call)
     if not isinstance(call, Mapping):
         text = f"{what} is a {type(call).__name__}; it must be an object with 'function'"
         raise InputError(text)
@@ -64,6 +71,7 @@ def _checked(call: Any, what: str) -> dict[str, Any]:
 
 
 def _function(function: Any, what: str) -> dict[str, Any]:
+    function = plain(function)
     if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
         text = (
             f"{what} names no function: got {shortened(function)}; it must be "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 
 from plait_kernels.errors import ModelError
+from plait_models.fields import LIMITS
 from plait_models.files.gguf_config import check_metadata, parse_gguf_config
 from plait_models.files.gguf_header import read_header
 from plait_models.files.gguf_names import ROPE_FACTORS, hugging_face_name
@@ -64,8 +66,7 @@ class GgufFile:
 
     def config(self) -> ModelConfig:
         """Make the config from the metadata."""
-        has_factors = ROPE_FACTORS in self._header.tensors
-        factors = self._packed(ROPE_FACTORS).read() if has_factors else None
+        factors = self._rope_factors() if ROPE_FACTORS in self._header.tensors else None
         return parse_gguf_config(self._header, self.origin, factors)
 
     def weights(self, config: ModelConfig) -> GgufWeights:
@@ -78,6 +79,16 @@ class GgufFile:
         """
         names = [name for name in self._header.tensors if name != ROPE_FACTORS]
         return GgufWeights(self.origin, {name: self._packed(name) for name in names}, config)
+
+    def _rope_factors(self) -> torch.Tensor:
+        count, most = math.prod(self._header.tensors[ROPE_FACTORS].shape), LIMITS["head_dim"][1]
+        if count > most:
+            message = (
+                f"{self.origin}: {ROPE_FACTORS} holds {count} numbers; allowed: half the size of a "
+                f"head, at most {most}. Convert the model again"
+            )
+            raise ModelError(message)
+        return self._packed(ROPE_FACTORS).read()
 
     def _packed(self, name: str) -> _Packed:
         info, what = self._header.tensors[name], f"{self.origin}: {name}"
