@@ -20,9 +20,7 @@ class TestAttentionOp(KernelConformance):
         cases=()
         if ON_GPU
         else tuple(
-            c.name
-            for c in load_cases("attention").cases
-            if c.name not in SLOW and not c.is_large
+            c.name for c in load_cases("attention").cases if c.name not in SLOW and not c.is_large
         ),
     )
     cuts_digits = "" if ON_GPU else "Triton's interpreter does"

@@ -20,6 +20,10 @@ from plait_testing.tensors import tensors_of
 CASES = {(op, case.name): case for op in OPS for case in load_cases(op).cases}
 
 
+OF_ONE_SIGN = ("zeros", "large_numbers", "rules", "boundaries", "one_token_left")
+"""Cases of the norms and of ``sample`` whose values say something else."""
+
+
 def made(op: str, name: str, dtype: str = "float32", seed: int = 1) -> Any:
     return load_cases(op).arguments(CASES[op, name], seed, dtype, "cpu")
 
@@ -60,10 +64,10 @@ def test_inputs_have_both_signs_and_no_more_than_they_need(op: str) -> None:
         if case.has_reference:
             tensors = dict(tensors_of(op_cases.arguments(case, 1, "float32", "cpu")))
             values = next(v for v in tensors.values() if v.is_floating_point() or v.numel() == 0)
-            if values.numel() > 20:
+            if values.numel() > 20 and case.name not in OF_ONE_SIGN:
                 assert (values < 0).any()
                 assert (values > 0).any()
-            assert sum(v.numel() for v in tensors.values()) < 3_000_000
+            assert sum(v.numel() for v in tensors.values()) < 14_000_000
 
 
 @pytest.mark.parametrize("op", sorted(set(OPS) - {"apply_penalties", "sample"}))

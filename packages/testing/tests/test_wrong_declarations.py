@@ -35,8 +35,8 @@ def test_a_right_backend_passes(install: Any, run_pytest: Any) -> None:
     install(RIGHT, further=", graph_safe=True")
     run = run_pytest()
     assert (run.failed, run.status) == (set(), 0)
-    assert len(run.passed) == 9
-    assert "mine on cpu: 1 op, 18 cases, 77 tests passed; no deviations" in run.output
+    assert len(run.passed) == 10
+    assert "mine on cpu: 1 op, 50 cases, 193 tests passed; no deviations" in run.output
 
 
 SUPPORTS = {
@@ -112,7 +112,7 @@ def test_accepts_a_variant_that_it_does_not_compute(install: Any, run_pytest: An
     [
         (
             "supports=lambda config: () if config.dtype == 'float32' else ('not yet',)",
-            "declares bfloat16 and refuses all 18 cases, the first with ('not yet',)",
+            "declares bfloat16 and refuses all 50 cases, the first with ('not yet',)",
         ),
     ],
 )

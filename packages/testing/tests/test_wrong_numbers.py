@@ -235,8 +235,8 @@ kind = table.dense_kind.clone()
 known = set()
 for slot in range(table.dense_start.shape[0]):
     for site in sites:
-        start, count = int(table.dense_start[slot, site.index]), int(table.dense_count[slot, site.index])
-        for entry in range(start, start + count):
+        start = int(table.dense_start[slot, site.index])
+        for entry in range(start, start + int(table.dense_count[slot, site.index])):
             key = slot, site.index, int(table.dense_index[entry])
             if int(kind[entry]) == DENSE_ROW and (key in known or known.add(key)):
                 kind[entry] = 3
@@ -280,7 +280,8 @@ WRONG_ATTENTION: dict[str, str] = {
     "sums in half precision": "parts = (scores.softmax(0).unsqueeze(-1) * values).bfloat16(); "
     "total = torch.zeros_like(parts[0]); "
     "total = [total := total + part for part in parts][-1]; return total.double()",
-    "a mask that hides NaN": "return (scores.softmax(0).unsqueeze(-1) * values).nan_to_num().sum(0)",
+    "a mask that hides NaN": "parts = scores.softmax(0).unsqueeze(-1) * values; "
+    "return parts.nan_to_num().sum(0)",
 }
 
 
@@ -293,7 +294,8 @@ def test_wrong_numbers_of_attention(install: Any, run_pytest: Any, wrong: str) -
     )
     declaration = (
         "from plait_kernels import Backend, Kernel, hookimpl\n"
-        f"{before}\n@hookimpl\ndef plait_kernel_backend():\n    return Backend('mine', ({kernel},))\n"
+        f"{before}\n@hookimpl\ndef plait_kernel_backend():\n"
+        f"    return Backend('mine', ({kernel},))\n"
     )
     install(ATTENTION.format(body=wrong), declaration=declaration)
     run = run_pytest("-x", "-k", f"{AGREES} and decode and (decode_ or keys or bad or scores)")

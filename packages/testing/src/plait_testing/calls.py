@@ -137,13 +137,17 @@ class Calls:
         mine = done.output
         if not isinstance(mine, torch.Tensor) or not mine.numel():
             return
-        for other in self._done[:-1]:
-            if isinstance(other.output, torch.Tensor) and other.output.numel():
-                if mine.untyped_storage().data_ptr() == other.output.untyped_storage().data_ptr():
-                    fail(
-                        f"{done.context}the output lies where an earlier one lies that is still "
-                        "in use; it must be new memory"
-                    )
+        outputs = (other.output for other in self._done[:-1])
+        taken = {
+            other.untyped_storage().data_ptr()
+            for other in outputs
+            if isinstance(other, torch.Tensor) and other.numel()
+        }
+        if mine.untyped_storage().data_ptr() in taken:
+            fail(
+                f"{done.context}the output lies where an earlier one lies that is still in use; it "
+                "must be new memory"
+            )
 
     def finish(self) -> None:
         """Fail unless all results are right, and are what they were when the calls returned."""

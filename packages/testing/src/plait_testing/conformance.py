@@ -73,7 +73,7 @@ class KernelConformance:
         check_declaration(kernel, op_cases)
 
     def test_agrees_with_reference(self, subject: Subject) -> None:
-        """The results are the reference's within the op's tolerance."""
+        """The results are the reference's, as nearly as the op's roundings allow."""
         check_agreement(subject)
 
     def test_writes_only_its_outputs(self, subject: Subject) -> None:

@@ -108,5 +108,6 @@ class Subject:
     @property
     def torch_device(self) -> torch.device:
         """The device of every tensor."""
-        is_cuda = self.device == "cuda"
-        return torch.device(self.device, torch.cuda.current_device() if is_cuda else None)
+        if self.device == "cuda":
+            return torch.device("cuda", torch.cuda.current_device())
+        return torch.device(self.device)

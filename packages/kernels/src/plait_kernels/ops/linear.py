@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-import torch
-
 from plait_kernels.ops.contract import Accuracy, Op
 from plait_kernels.ops.random_inputs import generator, normal
 from plait_kernels.weights import DenseWeight
 
 if TYPE_CHECKING:
+    import torch
+
     from plait_kernels.config import OpConfig
 
 TOLERANCE = {"float32": (1e-5, 1e-5), "bfloat16": (1.6e-2, 1e-2), "float16": (2e-3, 2e-3)}

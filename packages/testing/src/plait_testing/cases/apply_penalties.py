@@ -42,7 +42,8 @@ def magnitude(case: Case, arguments: Any, exact: torch.Tensor) -> torch.Tensor:
     logits, batch = arguments
     presence = batch.presence.abs()[:, None]
     repeated: torch.Tensor = logits.abs() * batch.repetition.clamp(min=1)[:, None]
-    return exact.abs() + 2 * (repeated + presence)
+    found: torch.Tensor = exact.abs() + 2 * (repeated + presence)
+    return found
 
 
 CASES = OpCases(

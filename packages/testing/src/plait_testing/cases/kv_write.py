@@ -56,10 +56,32 @@ CASES = OpCases(
         case("one_head", 5, 1, kv_heads=1, head_dim=24, block_size=1),
         case("odd_head_dim", 7, 2, head_dim=17),
         case("odd_block", 7, 2, kv_heads=3, block_size=5, num_blocks=4),
-        case("usual_heads", 5, 1, kv_heads=8, head_dim=128, block_size=16, num_blocks=2),
-        case("wider_heads", 3, 1, kv_heads=2, head_dim=258, block_size=2, num_blocks=3),
-        case("large_block", 9, 2, kv_heads=1, head_dim=6, block_size=256, num_blocks=2),
-        case("many_tokens", 520, 9, kv_heads=1, head_dim=6, block_size=16, num_blocks=300),
+        case(
+            "usual_heads",
+            5,
+            1,
+            kv_heads=8,
+            head_dim=128,
+            block_size=16,
+            num_blocks=2,
+            is_large=True,
+        ),
+        case(
+            "wider_heads", 3, 1, kv_heads=2, head_dim=258, block_size=2, num_blocks=3, is_large=True
+        ),
+        case(
+            "large_block", 9, 2, kv_heads=1, head_dim=6, block_size=256, num_blocks=2, is_large=True
+        ),
+        case(
+            "many_tokens",
+            520,
+            9,
+            kv_heads=1,
+            head_dim=6,
+            block_size=16,
+            num_blocks=300,
+            is_large=True,
+        ),
         case(
             "calls",
             7,

@@ -117,11 +117,11 @@ def is_gate_and_up(arguments: Any) -> bool:
 
 def magnitude(case: Case, arguments: Any, exact: torch.Tensor) -> torch.Tensor:
     """Return the size of what is added up, with a margin for terms that cancel each other."""
-    y = arguments.y
+    y: torch.Tensor = arguments.y
     if not is_gate_and_up(arguments):
         return y.abs() + exact.abs() + 16 * (exact - y).abs().nan_to_num(0).amax(-1, keepdim=True)
     # By how much of itself silu(gate) changes if the gate is rounded.
-    kernel = load_op("lora").reference(case.config("lora", "float32", "prefill"))
+    kernel: Any = load_op("lora").reference(case.config("lora", "float32", "prefill"))
     h = kernel.shrink(arguments.x, arguments.sites, arguments.batch)
     kernel.expand(h, arguments.sites, arguments.batch, y)
     gate = y[:, : exact.shape[1]]
@@ -259,21 +259,43 @@ CASES = OpCases(
             ranks=(1, 3),
             out_features=(12,),
             **PLAIN,
+            is_large=True,
         ),
         case("large_numbers", tokens=5, scale=100.0),
         case("bad_token", token_slot=(0, 1, 2, 1, -1, 2, 3, 1), bad_token=2, **PLAIN),
         case(
-            "usual_sizes", tokens=5, in_features=512, out_features=(256, 128), ranks=(16,), **PLAIN
+            "usual_sizes",
+            tokens=5,
+            in_features=512,
+            out_features=(256, 128),
+            ranks=(16,),
+            **PLAIN,
+            is_large=True,
         ),
-        case("many_tokens", tokens=520, ranks=(3,), slots=3, **SMALL),
-        case("many_slots", token_slot=tuple(range(270)), slots=270, ranks=(1,), **SMALL),
-        case("many_sites", tokens=4, slots=2, ranks=(2,), out_features=(8,) * 19, **PLAIN),
-        case("rank_1030", token_slot=(0, -1, 0), slots=1, ranks=(1030,), **SMALL),
-        case("wide_4104", **WIDE, in_features=4104),
-        case("wide_8200", **WIDE, in_features=8200),
-        case("wide_16392", **WIDE, in_features=16_392),
-        case("tall_4104", **TALL, out_features=(4104, 24)),
-        case("tall_16392", **TALL, out_features=(16_392,)),
+        case("many_tokens", tokens=520, ranks=(3,), slots=3, **SMALL, is_large=True),
+        case(
+            "many_slots",
+            token_slot=tuple(range(270)),
+            slots=270,
+            ranks=(1,),
+            **SMALL,
+            is_large=True,
+        ),
+        case(
+            "many_sites",
+            tokens=4,
+            slots=2,
+            ranks=(2,),
+            out_features=(8,) * 19,
+            **PLAIN,
+            is_large=True,
+        ),
+        case("rank_1030", token_slot=(0, -1, 0), slots=1, ranks=(1030,), **SMALL, is_large=True),
+        case("wide_4104", **WIDE, in_features=4104, is_large=True),
+        case("wide_8200", **WIDE, in_features=8200, is_large=True),
+        case("wide_16392", **WIDE, in_features=16_392, is_large=True),
+        case("tall_4104", **TALL, out_features=(4104, 24), is_large=True),
+        case("tall_16392", **TALL, out_features=(16_392,), is_large=True),
         case("head_131080", **{**TALL, "group": "head"}, out_features=(131_080,), is_large=True),
         case("more_and_more_tokens", tokens=1030, ranks=(1,), slots=2, is_large=True, **SMALL),
         case(

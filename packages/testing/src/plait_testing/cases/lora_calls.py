@@ -138,13 +138,13 @@ def _with_room(first: Any, second: Any) -> tuple[Any, Any]:
 
     def longer(name: str) -> torch.Tensor:
         mine, theirs = (getattr(table, name) for table in tables)
-        long = mine.new_zeros(max(mine.shape[0], theirs.shape[0]))
+        long: torch.Tensor = mine.new_zeros(max(mine.shape[0], theirs.shape[0]))
         long[: mine.shape[0]] = mine
         return long
 
-    names = ("arena", "tile_offset", "tile_rank", "tile_scale")
-    names += ("dense_kind", "dense_offset", "dense_index", "dense_weight")
-    table = dataclasses.replace(tables[0], **{name: longer(name) for name in names})
+    names = [f"tile_{name}" for name in ("offset", "rank", "scale")]
+    names += [f"dense_{name}" for name in ("kind", "offset", "index", "weight")]
+    table = dataclasses.replace(tables[0], **{name: longer(name) for name in ("arena", *names)})
     return dataclasses.replace(first, batch=dataclasses.replace(first.batch, table=table)), second
 
 

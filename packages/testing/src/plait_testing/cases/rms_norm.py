@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from typing import TYPE_CHECKING, Any
 
@@ -64,7 +63,7 @@ SHAPES = (
     case("more_tokens", 33, 100),
     case("one_column", 5, 1),
     case("odd_columns", 9, 45),
-    case("even_columns", 4, 1024),
+    case("even_columns", 4, 1024, is_large=True),
     case("wide", 3, 2056),
     case("strided", 7, 48, 8),
     case("strided_odd", 11, 45, 3),
@@ -73,14 +72,14 @@ SHAPES = (
     case("large_numbers", 5, 48, scale=3000.0),
     case("another_eps", 5, 48, eps=0.5),
     case("bad_row", 6, 48, bad_row=2),
-    case("many_tokens", 1030, 24),
-    case("wider_1025", 2, 1025),
-    case("wider_4096", 3, 4096),
-    case("wider_4100", 3, 4100),
-    case("wider_8192", 3, 8192),
-    case("wider_8200", 3, 8200),
-    case("wider_16384", 3, 16384),
-    case("wider_16392", 3, 16392),
+    case("many_tokens", 1030, 24, is_large=True),
+    case("wider_1025", 2, 1025, is_large=True),
+    case("wider_4096", 3, 4096, is_large=True),
+    case("wider_4100", 3, 4100, is_large=True),
+    case("wider_8192", 3, 8192, is_large=True),
+    case("wider_8200", 3, 8200, is_large=True),
+    case("wider_16384", 3, 16384, is_large=True),
+    case("wider_16392", 3, 16392, is_large=True),
     case(
         "calls",
         7,

@@ -32,8 +32,8 @@ def case(
     is_large: bool = False,
 ) -> Case:
     """Make a case; ``greedy`` is the probability of temperature 0."""
-    inputs = {"rows": rows, "vocab": vocab, "greedy": greedy, "ties": ties, "excluded": excluded}
-    inputs["kind"] = kind
+    logits = {"rows": rows, "vocab": vocab, "ties": ties, "excluded": excluded, "kind": kind}
+    inputs = {**logits, "greedy": greedy}
     most = max(260 if is_large else 64, rows)
     return Case(name, {"vocab": vocab}, inputs, further=further, max_tokens=most, is_large=is_large)
 
@@ -130,7 +130,7 @@ CASES = OpCases(
         case("excluded_tokens", 17, excluded=30),
         case("two_tokens", 9, 2),
         case("wide", 5, 5003, greedy=0),
-        case("rules", 2 * len(sample_rules.RULES), sample_rules.VOCAB, greedy=0, kind="rules"),
+        case("rules", len(sample_rules.RULES), sample_rules.VOCAB, greedy=0, kind="rules"),
         case("boundaries", 12, 17, greedy=0, kind="boundary"),
         case("large_numbers", 9, kind="far"),
         case("one_token_left", 5, 17, kind="one"),
