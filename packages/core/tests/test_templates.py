@@ -476,3 +476,10 @@ def test_objects_of_the_openai_package_are_messages(tokenizer: Any) -> None:
         assert template.render([message]).text == expected
     in_parts = ChatTemplate(tokenizer, "{{ messages[0].content[0].text }}", content_format="openai")
     assert in_parts.render([objects[0]]).text == "x"
+
+
+def test_what_is_none_is_missing(tokenizer: Any) -> None:
+    template = ChatTemplate(tokenizer, "{{ messages[0].content }}{{ messages[0] | length }}")
+    call = {"type": "function", "function": {"name": "f", "arguments": "{}"}}
+    message = {"role": "assistant", "content": None, "name": None, "tool_calls": [call]}
+    assert template.render([message]).text == "2"

@@ -118,6 +118,8 @@ class ChatTemplate:
                 message | _parts(place, content)
                 for place, (message, content) in enumerate(zip(messages, contents, strict=True))
             ]
+        # Templates know what is missing, and would write "None"; as in transformers since 5.24.
+        messages = [{k: v for k, v in m.items() if v is not None} for m in messages]
         try:
             text = self._template.render(messages)
         except Exception as error:  # whatever a template makes of messages that anybody wrote
