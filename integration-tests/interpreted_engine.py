@@ -30,7 +30,9 @@ def answer(model: str, requests: list[tuple[str | None, list[int], int]]) -> dic
     from plait.step_buffers import StepBuffers
     from plait.step_outputs import StepOutputs
     from plait.step_sizes import common_site_sets, decode_sizes, mixed_sizes
+    from plait_triton.interpreter import patch_once_per_launch
 
+    patch_once_per_launch()
     sizes: list[tuple[int, bool]] = []
 
     class Recorded(PaddedSteps):

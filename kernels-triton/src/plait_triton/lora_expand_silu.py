@@ -46,7 +46,8 @@ def _tokens_of(
     listed = number < tl.where(is_base, 0, tokens)
     token = tl.load(order + place + number, mask=listed, other=0)
     at = (item - items) * TOKENS + number
-    exists = (at < tokens_in_all) & is_base
+    # Before the first block there are the work items of the mixes.
+    exists = (at >= 0) & (at < tokens_in_all)
     exists = exists & (tl.load(token_slot + at, mask=exists, other=0) < 0)
     token = tl.where(is_base, at, token).to(tl.int64)
     return slot, place, token, listed | exists, is_base

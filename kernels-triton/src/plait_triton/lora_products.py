@@ -39,7 +39,10 @@ def scaled_hidden(
     # Unrolled, so that they are all on their way at the same time.
     for piece in tl.static_range(PIECES):
         at = h_rows[:, None] + (piece * h_piece + row)[None, :]
-        h += tl.load(at, mask=mask & (piece < pieces), other=0)
+        # A comparison of many: that of a number with a number is not combined with them, see
+        # kv_write. The compiler makes one of it.
+        exists = row * 0 + piece < pieces
+        h += tl.load(at, mask=mask & exists[None, :], other=0)
     return tl.where(counts[None, :], h, 0) * (scale[None, :] * token_weight[:, None])
 
 
