@@ -164,9 +164,13 @@ BY_PARTS = (
 
 def test_contents_as_lists_of_parts(tokenizer: Any) -> None:
     two = [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]
-    talk = [{"role": "user", "content": two}, {"role": "assistant", "content": "three"}]
+    talk: list[dict[str, Any]] = [
+        {"role": "user", "content": two},
+        {"role": "assistant", "content": "three"},
+    ]
     prompt = ChatTemplate(tokenizer, BY_PARTS, content_format="openai").render(talk)
     assert prompt.text == "[user](text:one)(text:two)[assistant](text:three)"
+    called: list[dict[str, Any]]
     called = [USER, {"role": "assistant", "content": None, "tool_calls": [SCHEMA]}]
     prompt = ChatTemplate(tokenizer, BY_PARTS, content_format="openai").render(called)
     assert prompt.text == "[user](text:How many are 12 + 7?)[assistant]"
