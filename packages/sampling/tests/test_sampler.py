@@ -300,3 +300,48 @@ def test_min_tokens_hold_back_no_token_for_an_end_that_the_model_does_not_have(
     params = SamplingParams(temperature=0, min_tokens=5)
     output = bench.sample(logits, [params], [([1], [])], eos=(-1, 2))
     assert output.token_ids.tolist() == [bench.vocab - 1]
+
+
+@pytest.mark.parametrize(
+    "keywords",
+    [
+        {"temperature": 0},
+        {"temperature": 0, "logprobs": 2},
+        {"temperature": 1.0},
+        {"temperature": 1.0, "top_k": 5},
+        {"temperature": 1.0, "top_p": 0.7},
+        {"temperature": 1.0, "min_p": 0.2},
+        {"temperature": 1.0, "repetition_penalty": 1.5},
+    ],
+)
+def test_where_no_logit_is_finite_no_token_is_drawn_and_other_rows_are_as_alone(
+    bench: Any, source: torch.Generator, keywords: dict[str, Any]
+) -> None:
+    good = torch.randn(2, bench.vocab, generator=source)
+    bad = torch.randn(5, bench.vocab, generator=source)
+    bad[0] = float("nan")
+    bad[1, 3] = float("nan")
+    bad[2, 3] = float("inf")
+    bad[3, ::2], bad[3, 1::2] = float("inf"), float("-inf")
+    bad[4] = float("-inf")
+    params = SamplingParams(**keywords)
+    logits = torch.cat([good[:1], bad, good[1:]])
+    seeds = list(range(7))
+    together = bench.sample(logits, [params] * 7, [([1, 2], [3])] * 7, seeds=seeds)
+    assert together.token_ids[1:6].tolist() == [-1] * 5
+    for place, row in ((0, good[:1]), (6, good[1:])):
+        alone = bench.sample(row.clone(), [params], [([1, 2], [3])], seeds=[seeds[place]])
+        assert together.token_ids[place] == alone.token_ids[0]
+
+
+@pytest.mark.parametrize("fields", [{"top_k": 2**63}, {"min_tokens": 2**70}])
+def test_numbers_beyond_those_of_the_device_are_as_the_largest(
+    bench: Any, source: torch.Generator, fields: dict[str, Any]
+) -> None:
+    params = SamplingParams(temperature=1.0, seed=1)
+    for name, value in fields.items():
+        params.__dict__[name] = value
+    logits = torch.randn(1, bench.vocab, generator=source)
+    usual = bench.sample(logits.clone(), [SamplingParams(temperature=1.0)], [([1], [])], seeds=[5])
+    output = bench.sample(logits.clone(), [params], [([1], [])], seeds=[5])
+    assert output.token_ids.tolist() == usual.token_ids.tolist()

@@ -85,6 +85,28 @@ def apply_bias(logits: torch.Tensor, extras: Sequence[RowExtras]) -> None:
     logits[places, tokens] += upload(amounts, logits.device)
 
 
+def replace_rows_without_a_best(logits: torch.Tensor) -> torch.Tensor:
+    """Give rows of which no token can be drawn other logits: kernels promise nothing for them.
+
+    Parameters
+    ----------
+    logits : Tensor, float32 [rows, vocab]
+        Rows whose largest value is NaN or infinite are set to 0 in place.
+
+    Returns
+    -------
+    Tensor, bool [rows]
+        Which rows these are.
+    """
+    best = logits.amax(dim=-1)
+    # Infinity less infinity is NaN, as is what NaN takes part in.
+    cannot = best - best != 0
+    # On a CPU looking costs nothing, and there are hardly ever any; a GPU is not waited for.
+    if logits.device.type != "cpu" or bool(cannot.any()):
+        logits.masked_fill_(cannot[:, None], 0.0)
+    return cannot
+
+
 def _to_device(
     rows: Sequence[tuple[int, npt.NDArray[np.int64]]], device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:

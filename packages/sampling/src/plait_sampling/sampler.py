@@ -155,11 +155,9 @@ class Sampler:
             some = logits[at]
             self._apply_penalties(some, batch)
             logits[at] = some
-        best = logits.amax(dim=-1)
+        cannot = masks.replace_rows_without_a_best(logits)
         drawn = self._sample(logits, params.gather(rows, index, position))
-        # Infinity less infinity is NaN, as is what NaN takes part in. What a kernel draws from
-        # such a row may be anything.
-        drawn = drawn.masked_fill(best - best != 0, -1)
+        drawn = drawn.masked_fill(cannot, -1)
 
         if raw is None or at_asked is None:
             return SamplerOutput(drawn, None)
