@@ -17,6 +17,7 @@ SLOW = (
     "bad_prompt",
     "two_layers",
     "calls_with_prompts",
+    "decode_two_layers",
 )
 
 
