@@ -8,7 +8,17 @@ from plait_testing import KernelConformance, Narrowing
 from plait_testing.cases import load_cases
 
 ON_GPU = torch.cuda.is_available()
-SLOW = ("wide_heads", "long_prompt", "decode_long")
+SLOW = (
+    "wide_heads",
+    "long_prompt",
+    "decode_long",
+    "large_scores",
+    "largest_scores",
+    "bad_prompt",
+    "two_layers",
+    "calls_with_prompts",
+    "decode_two_layers",
+)
 
 
 class TestAttentionOp(KernelConformance):

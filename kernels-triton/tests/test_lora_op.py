@@ -28,8 +28,6 @@ QUICK = (
     "embed",
     "head_one_row",
     "shared_tiles",
-    "dense_scale_and_add",
-    "bad_token",
     "calls",
 )
 

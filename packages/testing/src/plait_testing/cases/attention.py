@@ -128,8 +128,8 @@ def magnitude(case: Case, arguments: Any, exact: torch.Tensor) -> torch.Tensor:
     replaced = (q, positive[0], batch, *further[:1], *positive[1:])
     kernel = load_op("attention").reference(case.config("attention", "float32", "prefill"))
     # What float32 loses of a large score is a larger part of its exponential.
-    q_scale = case.inputs["q_scale"]
-    loss = q_scale if q_scale > 50 else 1.0
+    q_scale = float(case.inputs["q_scale"])
+    loss = q_scale if q_scale > 50 else max(1.0, q_scale / 3)
     return loss * specified(arguments, call(kernel, replaced))
 
 
