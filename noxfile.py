@@ -110,7 +110,9 @@ def _oldest_versions(session: nox.Session) -> Path:
     return constraints
 
 
-def _pytest(session: nox.Session, python: str, *options: str) -> None:
+def _pytest(
+    session: nox.Session, python: str, *options: str, env: dict[str, str] | None = None
+) -> None:
     # A worker loads a model for the files that it is given; they come in the order of testpaths,
     # the long ones first.
     spread = ("--numprocesses", "auto", "--maxprocesses", "4", "--dist", "loadfile")
@@ -118,7 +120,7 @@ def _pytest(session: nox.Session, python: str, *options: str) -> None:
         *(python, "-m", "pytest", *spread, "--no-loadscope-reorder", *options),
         external=True,
         # One thread a process: more of them would wait for each other.
-        env={"OMP_NUM_THREADS": "1"},
+        env={"OMP_NUM_THREADS": "1"} | (env or {}),
     )
 
 
@@ -144,6 +146,14 @@ def oldest(session: nox.Session) -> None:
     python = _development(session, ROOT / ".nox" / "oldest-versions", constraints, "test")
     quick = session.posargs == ["quick"]
     _pytest(session, python, *(OLDEST_QUICK_TESTS if quick else session.posargs))
+
+
+@nox.session
+def kit(session: nox.Session) -> None:
+    """Run the conformance tests of every backend, those too that `tests` leaves out as slow."""
+    tests = ("packages/testing", "kernels-cpu", "kernels-triton")
+    every = {"PLAIT_ALL_INTERPRETED": "1"}
+    _pytest(session, _development(session), *(session.posargs or tests), env=every)
 
 
 @nox.session

@@ -202,9 +202,7 @@ def places_of(live: Life, engine: LLMEngine, world: Any) -> list[tuple[Place, in
     return [(place, watched.hits[place]) for place in order]
 
 
-@pytest.mark.parametrize(
-    ("live", "stride"), [(live_with_known_adapters, 7), (live_with_reads, 31)]
-)
+@pytest.mark.parametrize(("live", "stride"), [(live_with_known_adapters, 7), (live_with_reads, 31)])
 def test_a_life_goes_on_after_an_interrupt_at_any_statement(
     engine: LLMEngine,
     world: Any,
