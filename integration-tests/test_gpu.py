@@ -319,7 +319,7 @@ def warm_up(llm: LLM, adapters: list[LoRARequest | None]) -> None:
         serve(llm, adapters, 200, seed)
     steps = padded_steps(llm)
     device = llm.llm_engine.core.runner.adapters  # type: ignore[attr-defined]
-    sets = [device._groups[key] for key in device._groups]
+    sets = [resident.groups for resident in device.arena._residents.values()]
     unions = {
         frozenset[str]().union(*(s for i, s in enumerate(sets) if n >> i & 1))
         for n in range(2 ** len(sets))
