@@ -83,9 +83,13 @@ def test_logits_that_are_not_finite_end_their_row(
     run_beside: Callable[..., RequestOutput],
     world: Any,
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     way: str,
     change: Callable[[str, torch.Tensor], torch.Tensor],
 ) -> None:
+    # Weights that overflow for ordinary inputs are refused when they are read. Those that do so for
+    # the inputs of one request cannot be: these stand for them.
+    monkeypatch.setattr("plait_lora.peft_weights.check_results", lambda weights, where: None)
     handle = LoRARequest("huge", 9, str(scaled(world, tmp_path / "huge", change)))
     bad = run_beside(SamplingParams(**({"max_tokens": 6, "ignore_eos": True} | WAYS[way])), handle)
     assert isinstance(bad.error, AdapterError)
