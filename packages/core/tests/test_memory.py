@@ -50,6 +50,21 @@ def test_what_the_user_says_wins() -> None:
     assert plan(CARD, num_blocks=600, kv_cache_memory_bytes=GB).num_blocks == 600
 
 
+@pytest.mark.parametrize(
+    ("asked", "remedy"),
+    [
+        ({"num_blocks": 1, "kv_cache_memory_bytes": GB}, "num_gpu_blocks_override"),
+        ({"kv_cache_memory_bytes": BLOCK}, "kv_cache_memory_bytes"),
+    ],
+)
+@pytest.mark.parametrize("memory", [CARD, HostMemory(40 * GB)])
+def test_the_remedy_is_the_argument_that_was_too_low(
+    memory: Any, asked: dict[str, int], remedy: str
+) -> None:
+    with pytest.raises(OutOfMemoryError, match=f"; raise {remedy}, or lower max_model_len"):
+        plan(memory, **asked)
+
+
 def test_adapters_get_no_more_than_an_asked_kv_cache_leaves() -> None:
     found = plan(CARD, kv_cache_memory_bytes=55 * GB)
     assert found.num_blocks == 55 * GB // BLOCK

@@ -191,7 +191,7 @@ BAD_TENSORS: dict[str, tuple[dict[str, Any], dict[str, torch.Tensor], str]] = {
             f"{EMBED}.lora_embedding_A": torch.ones(4, 40),
             f"{EMBED}.lora_embedding_B": torch.ones(16, 4),
         },
-        "'embed_tokens', where adapters are not served yet",
+        "'embed_tokens', where adapters are not served; they are served on down_proj, ",
     ),
     "linear on embedding": ({}, pair(EMBED), "is not of an embedding, but 'embed_tokens' is one"),
     "not targeted": (LAYER_0, pair(KEY.replace(".0.", ".1.")), "does not target"),

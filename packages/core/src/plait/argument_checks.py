@@ -159,7 +159,7 @@ def kernels(name: str, value: Any) -> str | dict[str, str]:
     )
     if not texts:
         message = (
-            f"{name} must be a str such as 'lora=cuda,triton;*=torch' or a dict of such parts, got "
+            f"{name} must be a str such as 'lora=triton,cpu;*=torch' or a dict of such parts, got "
             f"{shown(value)}"
         )
         raise InputError(message)

@@ -156,9 +156,10 @@ class EngineArgs:
     lora_memory_bytes : int | None
         Device memory for adapters; default: a share of what the machine has left.
     lora_target_modules : list[str] | None
-        Serve adapters on modules of these names only (``"q_proj"``, …); default: on all.
+        Serve adapters on modules of these names only (``"q_proj"``, …); default: on all. What an
+        adapter has for other modules is left out, so it then answers differently than under PEFT.
     kernels : str | dict[str, str] | None
-        Which backends run which ops, ``"lora=cuda,triton;*=torch"``; default: ``PLAIT_KERNELS``,
+        Which backends run which ops, ``"lora=triton,cpu;*=torch"``; default: ``PLAIT_KERNELS``,
         else automatic.
 
     Raises

@@ -180,6 +180,11 @@ def plan_memory(
     """
     per_sequence = -(-max_model_len // block_size)
     most_blocks = per_sequence * max_num_seqs
+    limit = None
+    if num_blocks is not None:
+        limit = "num_gpu_blocks_override"
+    elif kv_cache_memory_bytes is not None:
+        limit = "kv_cache_memory_bytes"
     if num_blocks is None and kv_cache_memory_bytes is not None:
         num_blocks = min(kv_cache_memory_bytes // block_bytes, most_blocks)
     lora_bytes = 0
@@ -199,6 +204,8 @@ def plan_memory(
         max_model_len = num_blocks * block_size
     elif num_blocks < per_sequence:
         where, remedies = memory.explain()
+        if limit is not None:
+            remedies = f"raise {limit}"
         text = (
             f"the KV cache has room for {num_blocks} blocks of {block_size} tokens "
             f"({num_blocks * block_bytes:,} bytes), but one sequence of max_model_len="

@@ -102,7 +102,7 @@ class RequestOutput:
     ----------
     request_id : str
     prompt : str | None
-        None where the prompt was given as token ids.
+        None if the prompt was given as token ids alone.
     prompt_token_ids : list[int]
     prompt_logprobs : list[dict[int, Logprob] | None] | None
         One entry a prompt token; the first is None, as nothing precedes it.

@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--kernels",
         metavar="REQUEST",
-        help="as in LLM(kernels=…): 'lora=cuda,triton;*=torch' (default: PLAIT_KERNELS, then auto)",
+        help="as in LLM(kernels=…): 'lora=triton,cpu;*=torch' (default: PLAIT_KERNELS, then auto)",
     )
     parser.add_argument(
         "--param",

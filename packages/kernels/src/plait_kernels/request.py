@@ -20,7 +20,7 @@ AUTO: Final = "auto"
 ARGUMENT: Final = "kernels"
 VARIABLE: Final = "PLAIT_KERNELS"
 
-SYNTAX: Final = "write 'op=backend,backend;*=backend', as in 'lora=cuda,triton;*=torch'"
+SYNTAX: Final = "write 'op=backend,backend;*=backend', as in 'lora=triton,cpu;*=torch'"
 
 RequestLike: TypeAlias = "KernelRequest | str | Mapping[str, str | Sequence[str]] | None"
 """What a request is parsed from."""
@@ -69,7 +69,7 @@ class KernelRequest:
         Parameters
         ----------
         value : KernelRequest | str | Mapping[str, str | Sequence[str]] | None
-            ``"lora=cuda,triton;*=torch"``, or the same as a dict from op to a backend or a list
+            ``"lora=triton,cpu;*=torch"``, or the same as a dict from op to a backend or a list
             of backends. A list of backends alone means ``*=…``. The first usable of a list is
             taken; a final ``*`` (or ``auto``) goes on with auto (``"lora=triton,*"``). None or an
             empty text = auto.
@@ -81,8 +81,8 @@ class KernelRequest:
 
         Examples
         --------
-        >>> KernelRequest.parse("lora=cuda,triton;*=torch").backends_for("lora")
-        ('cuda', 'triton')
+        >>> KernelRequest.parse("lora=triton,cpu;*=torch").backends_for("lora")
+        ('triton', 'cpu')
         >>> KernelRequest.parse("torch") == KernelRequest.parse({"*": ["torch"]})
         True
         """

@@ -40,7 +40,7 @@ class LoRARequest:
     Parameters
     ----------
     lora_name : str
-        Name for people, logs and the server. Not empty.
+        Name for people and logs. Not empty.
     lora_int_id : int
         The caller's id of the adapter, at least 1; NumPy's whole numbers are as good as Python's.
         One id names one content until it is removed or a request says ``load_inplace=True``.
@@ -49,7 +49,7 @@ class LoRARequest:
         Or the id of a repository on the hub, ``"owner/adapter"``: it means the commit of its first
         use. Kept as a str.
     base_model_name : str, optional
-        What the server shows as the parent model. It changes nothing else.
+        vLLM's, for what a server shows as the parent model. Without effect.
     load_inplace : bool, default False
         Let the id name other content than before, if the files have changed.
     is_3d_lora_weight : bool, default False

@@ -69,10 +69,14 @@ def module_of(parsed: TensorName, name: str, sites: Sites, where: str) -> Module
         )
         raise AdapterError(msg)
     if parsed.role != "base" and group not in sites.served_groups:
+        served = {
+            other.name.rpartition(".")[2]
+            for other in sites.index.modules
+            if other.sites[0].group in sites.served_groups
+        }
         msg = (
             f"{where}: tensor {shown(name)} targets {module.name!r}, where adapters are not "
-            "served yet; "
-            f"served are the groups {', '.join(sorted(sites.served_groups))}. "
+            f"served; they are served on {', '.join(sorted(served))}. "
             "Train the adapter without this module."
         )
         raise AdapterError(msg)

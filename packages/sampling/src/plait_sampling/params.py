@@ -139,8 +139,8 @@ class SamplingParams:
     min_tokens : int, default 0
         Neither end-of-sequence nor a stop token is drawn before so many output tokens.
     logprobs, prompt_logprobs : int | None
-        Return the k best tokens of each position and the token itself; -1 = the whole vocabulary.
-        ``LLM(max_logprobs=…)`` may cap k.
+        Return the k best tokens of each position and the token itself; -1 = the whole vocabulary,
+        True = 1. ``LLM(max_logprobs=…)`` may cap k.
     detokenize : bool, default True
         Whether to make text. ``stop`` needs it.
     skip_special_tokens, spaces_between_special_tokens : bool, default True

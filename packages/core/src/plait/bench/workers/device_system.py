@@ -15,6 +15,8 @@ _ROUNDS = 5
 _READ_BYTES = {"cuda": 4 << 30, "cpu": 256 << 20}
 _GEMM_SIDE = {"cuda": 8192, "cpu": 2048}
 _CALLS = {"cuda": 10, "cpu": 1}
+# A CPU without instructions for bfloat16 takes half a minute for one GEMM.
+_ENOUGH_SECONDS = 5.0
 
 
 class System:
@@ -62,7 +64,7 @@ def _flops_per_second(device: str, dtype: torch.dtype) -> float:
 
 def _seconds(call: Callable[[], object], device: str) -> float:
     """Return the best mean time of a call."""
-    calls, best = _CALLS[device], float("inf")
+    calls, best, begun = _CALLS[device], float("inf"), perf_counter()
     for _ in range(1 + _ROUNDS):
         started = perf_counter()
         for _ in range(calls):
@@ -71,4 +73,6 @@ def _seconds(call: Callable[[], object], device: str) -> float:
             torch.cuda.synchronize()
         # The first round is a slow one, which the best of all forgets.
         best = min(best, (perf_counter() - started) / calls)
+        if perf_counter() - begun > _ENOUGH_SECONDS:
+            break
     return best
