@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from plait.outputs import CompletionOutput, RequestOutput
 from plait.progress import GenerationProgress
 from plait.prompts import ParsedPrompt
+from plait_kernels.arguments import shown
 from plait_kernels.errors import InputError, PlaitError, RequestsFailed
 from plait_sampling.params import RequestOutputKind, SamplingParams
 
@@ -164,12 +165,12 @@ class OfflineRequests:
         """Run nothing until ``wake_up``; see ``LLM.sleep``."""
         if level != 0:
             text = (
-                f"sleep(level={level!r:.80}) is not served: weights and KV cache stay in memory as "
-                "long as the LLM lives; delete it, or call sleep(level=0)"
+                f"sleep(level={shown(level)}) is not served: weights and KV cache stay in memory "
+                "as long as the LLM lives; delete it, or call sleep(level=0)"
             )
             raise InputError(text)
         if mode not in ("abort", "wait", "keep"):
-            text = f"mode of sleep must be 'abort', 'wait' or 'keep', got {mode!r:.80}"
+            text = f"mode of sleep must be 'abort', 'wait' or 'keep', got {shown(mode)}"
             raise InputError(text)
         if mode == "abort":
             with self._lock:
@@ -182,7 +183,7 @@ class OfflineRequests:
         """Go on; return whether it is awake. See ``LLM.wake_up``."""
         for tag in tags or ():
             if tag not in _TAGS:
-                text = f"tags of wake_up must be of {', '.join(_TAGS)}, got {tag!r:.80}"
+                text = f"tags of wake_up must be of {', '.join(_TAGS)}, got {shown(tag)}"
                 raise InputError(text)
         if tags is None or "scheduling" in tags:
             self._asleep = False
