@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import functools
+import itertools
+import linecache
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -13,7 +17,14 @@ import torch
 from tqdm.auto import tqdm
 from transformers import LlamaForCausalLM
 
-from plait import LLM, BeamSearchParams, LoRARequest, RequestOutput, SamplingParams
+from plait import (
+    LLM,
+    BeamSearchParams,
+    LoRARequest,
+    RequestOutput,
+    SamplingParams,
+    offline_requests,
+)
 from plait.metrics import Counter, Gauge
 from plait_kernels.errors import InputError, RequestsFailed
 
@@ -402,3 +413,66 @@ def test_statistics_go_to_the_log(llm: LLM, caplog: pytest.LogCaptureFixture) ->
     with caplog.at_level("INFO", logger="plait.llm_engine"):
         llm.llm_engine.do_log_stats()
     assert "vllm:num_requests_running=0" in caplog.text
+
+
+def interrupted_before(line: int, call: Callable[[], Any]) -> Any:
+    """Make a call, and raise KeyboardInterrupt before the given one of the lines that it runs.
+
+    Returns
+    -------
+    Any
+        What the call returned; None if it was interrupted.
+    """
+    lines = 0
+
+    def on_line(frame: FrameType, event: str, argument: Any) -> Any:
+        nonlocal lines
+        text = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
+        # At these Python itself never looks for signals, and has no handler for what is raised.
+        if event == "line" and not text.startswith(("try:", "finally:", "with ", "return ")):
+            lines += 1
+            if lines == line:
+                raise KeyboardInterrupt
+        return on_line
+
+    def on_call(frame: FrameType, event: str, argument: Any) -> Any:
+        return on_line if frame.f_code.co_filename == offline_requests.__file__ else None
+
+    before = sys.gettrace()
+    sys.settrace(on_call)
+    try:
+        return call()
+    except KeyboardInterrupt:
+        return None
+    finally:
+        sys.settrace(before)
+
+
+@pytest.mark.parametrize("name", ["enqueue", "wait_for_completion", "generate"])
+def test_an_interrupt_at_any_line_loses_and_leaves_nothing(
+    make_tiny_llm: Callable[..., LLM], name: str
+) -> None:
+    llm = make_tiny_llm(num_gpu_blocks_override=16)
+    prompts = [[3, 7, 11], [2, 4]]
+    params = SamplingParams(temperature=0, max_tokens=2, ignore_eos=True)
+    expected = tokens(llm.generate(prompts, params, use_tqdm=False))
+    calls: dict[str, Callable[[], Any]] = {
+        "enqueue": lambda: llm.enqueue(prompts, params),
+        "wait_for_completion": lambda: llm.wait_for_completion(use_tqdm=False),
+        "generate": lambda: llm.generate(prompts, params, use_tqdm=False),
+    }
+    for line in itertools.count(1):
+        queued = [] if name == "enqueue" else llm.enqueue(prompts, params)
+        result = interrupted_before(line, calls[name])
+        if name == "enqueue":
+            queued = result or []
+        if name != "wait_for_completion" or result is None:
+            outputs = llm.wait_for_completion(use_tqdm=False)
+        else:
+            outputs = result
+        assert [output.request_id for output in outputs] == queued, line
+        assert tokens(outputs) == (expected if queued else []), line
+        assert not llm.llm_engine.has_unfinished_requests(), line
+        if result is not None:
+            break
+    assert line > 20

@@ -37,3 +37,9 @@ def test_requests_that_failed_keep_errors_and_outputs(way: object) -> None:
     assert type(error.errors[1]) is errors.AdapterError
     assert str(error.errors[1]) == "damaged"
     assert error.outputs == ["good", None]
+
+
+def test_a_message_can_be_written_whatever_it_quotes() -> None:
+    error = errors.AdapterError("the field \ud800é is unknown")
+    assert str(error) == "the field \\ud800é is unknown"
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)

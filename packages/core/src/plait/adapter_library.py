@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from plait.adapter_reads import AdapterReads, adapter_error
+from plait_kernels.arguments import shown
 from plait_kernels.errors import AdapterError, PlaitError
 
 if TYPE_CHECKING:
@@ -155,7 +156,10 @@ class AdapterLibrary:
         key = self.catalog.key_of(lora_int_id)
         if key is None:
             known = sorted(self.ids())
-            text = f"no adapter has the id {lora_int_id}, known are {known}; add it with add_lora"
+            text = (
+                f"no adapter has the id {shown(lora_int_id)}, known are {shown(known)}; add it "
+                "with add_lora"
+            )
             raise AdapterError(text)
         self.catalog.pin(lora_int_id)
         self._pin(lora_int_id, key)

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Literal, Self, TypeAlias, TypeVar, get_args
 
 from plait.engine_thread import EngineThread
 from plait.llm_engine import LLMEngine
+from plait.new_request import id_list
 from plait.streams import Streams, tell
+from plait_kernels.arguments import shown
 from plait_kernels.errors import InputError, PlaitError
 
 if TYPE_CHECKING:
@@ -147,8 +149,7 @@ class AsyncLLMEngine:
         The ``generate`` of each gives a last output with what there is so far, whose
         ``finish_reason`` is "abort".
         """
-        ids = [request_id] if isinstance(request_id, str) else list(request_id)
-        streams = self._streams.of(ids)
+        streams = self._streams.of(id_list(request_id))
         for stream in streams:
             stream.is_aborted = True
         await self._thread.call(self._abort, streams)
@@ -217,7 +218,7 @@ class AsyncLLMEngine:
         """
         modes = get_args(PauseMode)
         if mode not in modes:
-            text = f"mode is {mode!r}; allowed: {', '.join(map(repr, modes))}"
+            text = f"mode is {shown(mode)}; allowed: {', '.join(map(repr, modes))}"
             raise InputError(text)
         drained = asyncio.Event()
         await self._thread.call(self._pause, mode, asyncio.get_running_loop(), drained)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from tqdm.auto import tqdm
 
 from plait.prompts import ParsedPrompt
+from plait_kernels.arguments import shown
 from plait_kernels.errors import InputError
 from plait_sampling.params import SamplingParams
 
@@ -68,11 +69,11 @@ class BeamSearchParams:
         for name in ("beam_width", "max_tokens"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= _MOST:
-                text = f"{name} must be an integer from 1 to {_MOST}, got {value!r:.80}"
+                text = f"{name} must be an integer from 1 to {_MOST}, got {shown(value)}"
                 raise InputError(text)
         if not isinstance(self.length_penalty, int | float) or not abs(self.length_penalty) <= 10:
             text = (
-                f"length_penalty must be a number from -10 to 10, got {self.length_penalty!r:.80}"
+                f"length_penalty must be a number from -10 to 10, got {shown(self.length_penalty)}"
             )
             raise InputError(text)
         SamplingParams(temperature=self.temperature)  # It checks the temperature.
@@ -197,7 +198,7 @@ def beam_search(
             raise InputError(text)
     at_once = concurrency_limit
     if at_once is not None and (not isinstance(at_once, int) or at_once < 1):
-        text = f"concurrency_limit must be an integer of at least 1 or None, got {at_once!r:.80}"
+        text = f"concurrency_limit must be an integer of at least 1 or None, got {shown(at_once)}"
         raise InputError(text)
     stops = frozenset() if params.ignore_eos else frozenset(engine.eos_token_ids)
     size = at_once or max(len(searches), 1)

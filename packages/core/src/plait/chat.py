@@ -10,6 +10,7 @@ from plait.prompts import ParsedPrompt
 from plait.template_rendering import BoundedTemplate
 from plait.text_encoder import encode
 from plait.tool_calls import checked_calls, plain
+from plait_kernels.arguments import shown
 from plait_kernels.errors import InputError
 from plait_models.files.opening import shortened
 
@@ -66,7 +67,7 @@ class ChatTemplate:
         if content_format not in ("auto", "string", "openai"):
             text = (
                 "chat_template_content_format must be 'auto', 'string' or 'openai', got "
-                f"{content_format!r:.80}"
+                f"{shown(content_format)}"
             )
             raise InputError(text)
         if add_generation_prompt and continue_final_message:

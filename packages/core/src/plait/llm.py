@@ -14,6 +14,7 @@ from plait.offline_requests import OfflineRequests, Wanted, one_each
 from plait.outputs import RequestOutput
 from plait.prompts import ParsedPrompt, parse_prompt, split_prompts
 from plait.tokenization import Tokenization
+from plait_kernels.arguments import shown
 from plait_kernels.errors import InputError, PlaitError
 from plait_sampling.params import SamplingParams
 
@@ -345,7 +346,7 @@ class LLM(NotServedOffline):
         """
         kinds = output_type if isinstance(output_type, tuple) else (output_type or RequestOutput,)
         if RequestOutput not in kinds:
-            text = f"output_type must be RequestOutput or a tuple with it, got {output_type!r:.80}"
+            text = f"output_type must be RequestOutput or a tuple with it, got {shown(output_type)}"
             raise InputError(text)
         return self._requests.wait(use_tqdm)
 

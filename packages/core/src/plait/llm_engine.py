@@ -16,7 +16,7 @@ from plait.generation_config import eos_token_ids, load_generation_config
 from plait.hub import local_args
 from plait.messages import CoreRequest
 from plait.metrics import Counter, Gauge, snapshot
-from plait.new_request import RequestMaker
+from plait.new_request import RequestMaker, check_handle, id_list, whole
 from plait.not_served import NotServed
 from plait.output_processor import OutputProcessor
 from plait.text_encoder import TextEncoder
@@ -265,7 +265,7 @@ class LLMEngine(NotServed):
             far; no step gives another.
         """
         outputs = []
-        for request_id in [request_ids] if isinstance(request_ids, str) else list(request_ids):
+        for request_id in id_list(request_ids):
             with self._lock, Transaction(self):
                 running, output = self.output_processor.abort(request_id)
                 self.core.abort(running)
@@ -324,6 +324,7 @@ class LLMEngine(NotServed):
         AdapterError
             If it cannot be honoured exactly.
         """
+        check_handle(lora_request)
         with self._lock, Transaction(self):
             return self.core.library().add(lora_request)
 
@@ -340,18 +341,20 @@ class LLMEngine(NotServed):
         AdapterError
             If it cannot be honoured exactly.
         """
+        check_handle(lora_request)
         with self._lock, Transaction(self):
             return self.core.library().begin_add(lora_request)
 
     def cancel_add_lora(self, lora_request: LoRARequest) -> None:
         """Give up what ``begin_add_lora`` began."""
+        check_handle(lora_request)
         with self._lock, Transaction(self):
             self.core.library().cancel_add(lora_request)
 
     def remove_lora(self, lora_id: int) -> bool:
         """Forget an adapter's id; return whether it was known."""
         with self._lock, Transaction(self):
-            return self.core.library().remove(lora_id)
+            return self.core.library().remove(whole("lora_id", lora_id))
 
     def list_loras(self) -> set[int]:
         """Return the ids of the adapters that are known."""
@@ -367,7 +370,7 @@ class LLMEngine(NotServed):
             If the id is not known.
         """
         with self._lock, Transaction(self):
-            return self.core.library().pin(lora_id)
+            return self.core.library().pin(whole("lora_id", lora_id))
 
     def get_metrics(self) -> list[Metric]:
         """Return what the engine counts, as it is now.

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import numbers
-import reprlib
 import time
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from plait.prompts import ParsedPrompt, parse_prompt, validate_token_ids
 from plait.text_encoder import check_unicode
+from plait_kernels.arguments import shown
 from plait_kernels.errors import InputError
 from plait_lora.request import LoRARequest
 from plait_sampling.params import SamplingParams
@@ -82,7 +84,7 @@ class RequestMaker:
         arrival_time = time.time() if arrival_time is None else _finite(arrival_time)
         _check_id(request_id)
         _check_types(params, lora_request)
-        priority = _whole("priority", priority)
+        priority = whole("priority", priority)
         parsed = prompt if isinstance(prompt, ParsedPrompt) else parse_prompt(prompt)
         if parsed.cache_salt is not None:
             check_unicode("cache_salt", parsed.cache_salt)
@@ -115,7 +117,7 @@ class RequestMaker:
 
 def _check_id(request_id: Any) -> None:
     if not isinstance(request_id, str):
-        text = f"request_id must be a str, got {reprlib.repr(request_id)}: write str(…)"
+        text = f"request_id must be a str, got {shown(request_id)}: write str(…)"
         raise InputError(text)
 
 
@@ -123,26 +125,46 @@ def _check_types(params: Any, lora_request: Any) -> None:
     if not isinstance(params, SamplingParams):
         text = f"params must be SamplingParams, got {type(params).__name__}"
         raise InputError(text)
-    if lora_request is not None and not isinstance(lora_request, LoRARequest):
+    if lora_request is not None:
+        check_handle(lora_request)
+
+
+def check_handle(lora_request: Any) -> None:
+    """Raise InputError for what is no ``LoRARequest``."""
+    if not isinstance(lora_request, LoRARequest):
         text = (
-            "lora_request must be a LoRARequest or None, got "
-            f"{type(lora_request).__name__}: write LoRARequest(name, id, path)"
+            f"lora_request must be a LoRARequest, got {type(lora_request).__name__}: write "
+            "LoRARequest(name, id, path)"
         )
         raise InputError(text)
 
 
-def _whole(name: str, value: Any) -> int:
+def whole(name: str, value: Any) -> int:
+    """Return a whole number, of Python's or NumPy's, as an int; raise InputError for others."""
     if not isinstance(value, numbers.Integral) or isinstance(value, bool):
-        text = f"{name} must be a whole number, got {reprlib.repr(value)}; 0 is the usual one"
+        text = f"{name} must be a whole number, got {shown(value)}"
         raise InputError(text)
     return int(value)
 
 
+def id_list(request_ids: Any) -> list[str]:
+    """Return one request id, or several, as a list; raise InputError for what is neither."""
+    ids = [request_ids] if isinstance(request_ids, str) else request_ids
+    if isinstance(ids, Iterable):
+        ids = list(ids)
+        if all(isinstance(name, str) for name in ids):
+            return ids
+    text = f"request_ids must be a str or several of them, got {shown(request_ids)}"
+    raise InputError(text)
+
+
 def _finite(value: Any) -> float:
-    if isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value):
-        return float(value)
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+        with suppress(OverflowError):
+            if math.isfinite(seconds := float(value)):
+                return seconds
     text = (
         f"arrival_time must be a finite number of seconds since the epoch, got "
-        f"{reprlib.repr(value)}; None = now"
+        f"{shown(value)}; None = now"
     )
     raise InputError(text)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from plait.outputs import CompletionOutput, RequestOutput
 from plait.progress import GenerationProgress
 from plait.prompts import ParsedPrompt
+from plait_kernels.arguments import shown
 from plait_kernels.errors import InputError, PlaitError, RequestsFailed
 from plait_sampling.params import RequestOutputKind, SamplingParams
 
@@ -78,6 +79,8 @@ class OfflineRequests:
         self._numbers = itertools.count()
         self._enqueued = _Batch()
         self._batch_of: dict[str, _Batch] = {}
+        # What the engine has handed over and nobody has been told.
+        self._arrived: list[RequestOutput] = []
         self._lock = threading.Lock()
         self._asleep = False
 
@@ -132,11 +135,14 @@ class OfflineRequests:
                     raise one.error
                 names.append(str(next(self._numbers)))
                 self._add(added, names[-1], one)
+            with self._lock:
+                self._move(added, self._enqueued)
         except BaseException:
             self._drop(names)
+            with self._lock:
+                for name in names:
+                    self._enqueued.finished.pop(name, None)
             raise
-        with self._lock:
-            self._move(added, self._enqueued)
         return names
 
     def wait(self, use_tqdm: bool | Callable[..., Any]) -> list[RequestOutput]:
@@ -148,32 +154,39 @@ class OfflineRequests:
             As ``run``.
         """
         self._check_awake()
-        with self._lock:
-            batch, self._enqueued = self._enqueued, _Batch()
+        batch = _Batch()
         try:
+            with self._lock:
+                batch, self._enqueued = self._enqueued, _Batch()
             self._finish(batch, use_tqdm)
+            self._drop(batch.unfinished())
+            outputs = [output for output in batch.finished.values() if output is not None]
+            failure = _failure(outputs)
+            if failure is None:
+                return outputs
         except BaseException:
             with self._lock:
-                self._move(self._enqueued, batch)
-                self._enqueued = batch
+                if self._enqueued is not batch:
+                    self._move(self._enqueued, batch)
+                    self._enqueued = batch
             raise
-        self._drop(batch.unfinished())
-        return _checked([output for output in batch.finished.values() if output is not None])
+        raise failure
 
     def sleep(self, level: int, mode: str) -> None:
         """Run nothing until ``wake_up``; see ``LLM.sleep``."""
         if level != 0:
             text = (
-                f"sleep(level={level!r:.80}) is not served: weights and KV cache stay in memory as "
-                "long as the LLM lives; delete it, or call sleep(level=0)"
+                f"sleep(level={shown(level)}) is not served: weights and KV cache stay in memory "
+                "as long as the LLM lives; delete it, or call sleep(level=0)"
             )
             raise InputError(text)
         if mode not in ("abort", "wait", "keep"):
-            text = f"mode of sleep must be 'abort', 'wait' or 'keep', got {mode!r:.80}"
+            text = f"mode of sleep must be 'abort', 'wait' or 'keep', got {shown(mode)}"
             raise InputError(text)
         if mode == "abort":
             with self._lock:
-                self._take(self._engine.abort_request(self._enqueued.unfinished()))
+                self._arrived.extend(self._engine.abort_request(self._enqueued.unfinished()))
+                self._take()
         elif mode == "wait":
             self._finish(self._enqueued, use_tqdm=False)
         self._asleep = True
@@ -182,7 +195,7 @@ class OfflineRequests:
         """Go on; return whether it is awake. See ``LLM.wake_up``."""
         for tag in tags or ():
             if tag not in _TAGS:
-                text = f"tags of wake_up must be of {', '.join(_TAGS)}, got {tag!r:.80}"
+                text = f"tags of wake_up must be of {', '.join(_TAGS)}, got {shown(tag)}"
                 raise InputError(text)
         if tags is None or "scheduling" in tags:
             self._asleep = False
@@ -217,8 +230,10 @@ class OfflineRequests:
 
     def _drop(self, names: Iterable[str]) -> None:
         """End requests that nobody waits for any more."""
-        left = [name for name in names if self._batch_of.pop(name, None) is not None]
+        left = [name for name in names if name in self._batch_of]
         self._engine.abort_request(left)
+        for name in left:
+            self._batch_of.pop(name, None)
 
     def _finish(self, batch: _Batch, use_tqdm: bool | Callable[..., Any]) -> None:
         """Step until all requests of a batch are finished.
@@ -226,28 +241,37 @@ class OfflineRequests:
         Somebody may abort one of them by its id, or step the engine: its output is not known then.
         """
         with self._lock:
+            self._take()
             left = set(batch.unfinished())
             batch.news.clear()
         with GenerationProgress(len(left), use_tqdm) as progress:
             while left:
                 with self._lock:
+                    self._take()
                     if not batch.news:
                         if not self._engine.has_unfinished_requests():
                             return
-                        self._take(self._engine.step())
+                        # One operation: an interrupt comes before it or after it.
+                        self._arrived.extend(self._engine.step())
+                        self._take()
                     news, batch.news = batch.news, []
                 for output in news:
                     if output.request_id in left:
                         left.remove(output.request_id)
                         progress.finish(output)
 
-    def _take(self, outputs: Iterable[RequestOutput]) -> None:
-        """Give outputs that are finished to those who wait for them."""
-        for output in outputs:
-            if output.finished and output.request_id in self._batch_of:
-                batch = self._batch_of.pop(output.request_id)
+    def _take(self) -> None:
+        """Give outputs that are finished to those who wait for them.
+
+        A call that was interrupted is made up for by the next one.
+        """
+        for output in self._arrived:
+            batch = self._batch_of.get(output.request_id)
+            if output.finished and batch is not None:
                 batch.finished[output.request_id] = output
                 batch.news.append(output)
+                self._batch_of.pop(output.request_id, None)
+        self._arrived.clear()
 
 
 def one_each(name: str, value: Any, count: int) -> list[Any]:
@@ -296,15 +320,23 @@ def _ended(
 
 
 def _checked(outputs: list[RequestOutput]) -> list[RequestOutput]:
+    failure = _failure(outputs)
+    if failure is not None:
+        raise failure
+    return outputs
+
+
+def _failure(outputs: list[RequestOutput]) -> PlaitError | None:
+    """Return what is to be raised if some requests failed."""
     errors = {i: o.error for i, o in enumerate(outputs) if o.error is not None}
     if not errors:
-        return outputs
+        return None
     first = min(errors)
     if len(outputs) == 1:
-        raise errors[first]
+        return errors[first]
     text = (
         f"{len(errors)} of {len(outputs)} requests failed; the first is prompt {first}: "
         f"{errors[first]} (the exception's .errors has all of them by place, and .outputs every "
         "output, those that finished included)"
     )
-    raise RequestsFailed(text, errors, list(outputs))
+    return RequestsFailed(text, errors, list(outputs))

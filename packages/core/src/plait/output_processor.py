@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import reprlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -11,6 +10,7 @@ from plait.detokenizer import TokenDecoder
 from plait.messages import CoreEvents, ErrorInfo
 from plait.outputs import RequestMetrics, RequestOutput
 from plait.top_logprobs import make_logprobs
+from plait_kernels.arguments import shown
 from plait_kernels.errors import InputError
 from plait_sampling.params import RequestOutputKind
 
@@ -112,12 +112,12 @@ class OutputProcessor:
         """
         if request_id in self._requests or request_id in self._untold_ends():
             message = (
-                f"request id {reprlib.repr(request_id)} is in use by an unfinished request; "
+                f"request id {shown(request_id)} is in use by an unfinished request; "
                 "allowed: an id that no unfinished request has. Choose another, or wait."
             )
             raise InputError(message)
         if params.stop and self._decoder is None:
-            stop = reprlib.repr(list(params.stop))
+            stop = shown(list(params.stop))
             message = (
                 f"stop={stop} needs a tokenizer and the engine has none; "
                 "use stop_token_ids, or make the engine with skip_tokenizer_init=False."

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import numbers
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NotRequired, TypeAlias, TypedDict
 
+from plait_kernels.arguments import shown
 from plait_kernels.errors import InputError
 
 
@@ -51,6 +53,9 @@ PromptType = Prompt
 _KEYS = ("prompt", "prompt_token_ids", "cache_salt")
 _ONE = "the prompt"
 _FORMS = 'a str, a list of token ids, {"prompt": str} or {"prompt_token_ids": list of ids}'
+
+_MOST_TOKENS = 2**24
+"""No sequence is longer; a sequence that is not a list may name far more than memory holds."""
 
 _TEXT_ONLY = "plait serves text models only"
 _IDLE: Mapping[str, str] = MappingProxyType(
@@ -173,8 +178,8 @@ def validate_token_ids(ids: Sequence[int], vocab_size: int, max_model_len: int) 
             (place, token) for place, token in enumerate(ids) if not 0 <= token < vocab_size
         )
         message = (
-            f"the prompt's token at position {place} is outside the vocabulary: got {token}, "
-            f"allowed: 0 to {vocab_size - 1}. Use ids of this model's tokenizer."
+            f"the prompt's token at position {place} is outside the vocabulary: got "
+            f"{shown(token)}, allowed: 0 to {vocab_size - 1}. Use ids of this model's tokenizer."
         )
         raise InputError(message)
 
@@ -190,7 +195,7 @@ def _parse_mapping(prompt: Mapping[str, Any]) -> ParsedPrompt:
         raise InputError(message)
     salt = prompt.get("cache_salt")
     if salt is not None and not (isinstance(salt, str) and salt):
-        message = f"cache_salt of the prompt must be a str that is not empty: got {salt!r:.80}."
+        message = f"cache_salt of the prompt must be a str that is not empty: got {shown(salt)}."
         raise InputError(message)
     if ids is None:
         return ParsedPrompt(text=_text(text), cache_salt=salt)
@@ -211,7 +216,7 @@ def _check_key(key: Any, value: Any) -> None:
         message = f"the prompt has {key!r}: {reason}. Remove it (allowed: {', '.join(_KEYS)})."
         raise InputError(message)
     message = (
-        f"the prompt has a key that is not served here: got {key!r:.80}, allowed: "
+        f"the prompt has a key that is not served here: got {shown(key)}, allowed: "
         f"{', '.join(_KEYS)}. Remove it."
     )
     raise InputError(message)
@@ -228,15 +233,25 @@ def _text(text: Any) -> str:
 def _tokens(ids: Any) -> list[int]:
     if not isinstance(ids, Sequence) or isinstance(ids, str | bytes):
         raise _wrong_form(_ONE, ids)
-    if not len(ids):
+    try:
+        length = len(ids)
+    except OverflowError:  # of a range
+        length = sys.maxsize
+    if not length:
         raise _empty()
+    if length > _MOST_TOKENS:
+        message = (
+            f"the prompt is too long: got {length} tokens, allowed: at most {_MOST_TOKENS} in any "
+            "model. Shorten the prompt."
+        )
+        raise InputError(message)
     if set(map(type, ids)) == {int}:
         # As good as always, and much quicker than a look at each.
         return list(ids)
     for place, token in enumerate(ids):
         if not _is_token(token):
             message = (
-                f"token {place} of the prompt is not a whole number: got {token!r} of type "
+                f"token {place} of the prompt is not a whole number: got {shown(token)} of type "
                 f"{type(token).__name__}. Allowed forms of a prompt: {_FORMS}."
             )
             raise InputError(message)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import reprlib
 import threading
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from plait_kernels.arguments import shown
 from plait_kernels.errors import InputError
 
 if TYPE_CHECKING:
@@ -71,12 +71,12 @@ class Streams:
             The id is in use, or is no str.
         """
         if not isinstance(request_id, str):
-            text = f"request_id must be a str, got {reprlib.repr(request_id)}: write str(…)"
+            text = f"request_id must be a str, got {shown(request_id)}: write str(…)"
             raise InputError(text)
         with self._lock:
             if request_id in self._by_id:
                 text = (
-                    f"request id {reprlib.repr(request_id)} is in use by an unfinished request; "
+                    f"request id {shown(request_id)} is in use by an unfinished request; "
                     "choose another"
                 )
                 raise InputError(text)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from plait.prompts import ParsedPrompt
 from plait.text_encoder import encoding
+from plait_kernels.arguments import shown
 from plait_kernels.errors import InputError
 
 if TYPE_CHECKING:
@@ -70,19 +71,19 @@ class Tokenization:
         special = given.get("add_special_tokens", add_special_tokens)
         limit, side = given.get("truncate_prompt_tokens"), given.get("truncation_side")
         if not isinstance(special, bool):
-            text = f"add_special_tokens of tokenization_kwargs must be a bool, got {special!r:.80}"
+            text = f"add_special_tokens of tokenization_kwargs must be a bool, got {shown(special)}"
             raise InputError(text)
         whole = isinstance(limit, int) and not isinstance(limit, bool)
         if limit is not None and not (whole and (limit == -1 or limit >= 1)):
             text = (
                 "truncate_prompt_tokens of tokenization_kwargs must be at least 1, or -1 for what "
-                f"max_model_len leaves room for; got {limit!r:.80}"
+                f"max_model_len leaves room for; got {shown(limit)}"
             )
             raise InputError(text)
         if side not in (None, "left", "right"):
             text = (
                 "truncation_side of tokenization_kwargs must be 'left', 'right' or None, got "
-                f"{side!r:.80}"
+                f"{shown(side)}"
             )
             raise InputError(text)
         return cls(special, limit, side)
@@ -153,13 +154,13 @@ def _refuse_unless_neutral(name: Any, value: Any) -> None:
     neutral = _NEUTRAL.get(name)
     if neutral is None:
         text = (
-            f"tokenization_kwargs has {name!r:.80}, which is not served; allowed: "
+            f"tokenization_kwargs has {shown(name)}, which is not served; allowed: "
             f"{', '.join(_SERVED)}"
         )
         raise InputError(text)
     if not any(type(value) is type(item) and value == item for item in neutral):
         text = (
-            f"{name}={value!r:.80} of tokenization_kwargs is not served; leave it out (allowed: "
+            f"{name}={shown(value)} of tokenization_kwargs is not served; leave it out (allowed: "
             f"{', '.join(_SERVED)})"
         )
         raise InputError(text)

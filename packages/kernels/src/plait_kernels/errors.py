@@ -17,8 +17,21 @@ Every message says what is wrong, what was got, what is allowed and what to do a
 from __future__ import annotations
 
 
+def _writable(value: object) -> object:
+    """Write the lone surrogates of a text as escapes: no file and no terminal takes them."""
+    if isinstance(value, str) and not value.isascii():
+        return value.encode("utf-8", "backslashreplace").decode("utf-8")
+    return value
+
+
 class PlaitError(Exception):
-    """Base of every error that plait raises on purpose."""
+    """Base of every error that plait raises on purpose.
+
+    A message can always be written to a file: what it quotes may hold lone surrogates.
+    """
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*map(_writable, args))
 
 
 class InputError(PlaitError, ValueError):
