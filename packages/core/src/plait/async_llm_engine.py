@@ -66,8 +66,8 @@ class AsyncLLMEngine:
         self._thread = EngineThread(lambda: _go_on(this()), lambda: _step(this()))
         self._tokenizers = ThreadPoolExecutor(_TOKENIZERS, thread_name_prefix="plait-tokenizer")
         # Of a pause; these belong to the engine's thread.
-        self._pause_mode: PauseMode | None = None
-        self._held: dict[Stream, NewRequest] = {}
+        self._accepts = True
+        self._steps = True
         self._drained: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
 
     @classmethod
@@ -117,7 +117,8 @@ class AsyncLLMEngine:
         Raises
         ------
         PlaitError
-            If the request cannot be served, or the engine has stopped.
+            If the request cannot be served, the engine has stopped, or generation is paused in
+            another mode than "keep".
         """
         self._thread.check()
         arrival_time = time.time()
@@ -141,7 +142,7 @@ class AsyncLLMEngine:
         finally:
             # Nothing is waited for here: who is being cancelled may be cancelled again.
             if self._streams.close(stream) and self._thread.broken is None:
-                self._thread.post(lambda: self._forget(stream))
+                self._thread.post(lambda: self.engine.abort_request(stream.name))
 
     async def abort(self, request_id: str | Iterable[str]) -> None:
         """End requests; ids that are not there are left alone.
@@ -206,8 +207,8 @@ class AsyncLLMEngine:
         ----------
         mode : "abort" | "wait" | "keep"
             What becomes of unfinished requests. "abort" ends them, each with a last output. "wait"
-            finishes them first. "keep" keeps them, and they go on afterwards. Requests that come
-            meanwhile wait for ``resume_generation``, whatever the mode.
+            finishes them first. "keep" keeps them, and those that come meanwhile; they go on
+            afterwards. In the other modes requests that come meanwhile are refused.
         clear_cache : bool
             Forget every cached prefix; requests that are kept are computed again.
 
@@ -233,7 +234,7 @@ class AsyncLLMEngine:
 
     async def is_paused(self) -> bool:
         """Return whether generation is paused, or about to be."""
-        return self._pause_mode is not None
+        return not (self._accepts and self._steps)
 
     @property
     def is_running(self) -> bool:
@@ -292,58 +293,40 @@ class AsyncLLMEngine:
     # In the engine's thread
 
     def _add(self, stream: Stream, new: NewRequest) -> None:
-        if self._pause_mode == "wait" and not stream.is_aborted:
-            # In the other modes no step runs, so the engine itself may have it.
-            self._held[stream] = new
-            return
+        if not self._accepts:
+            text = (
+                "generation is paused and takes no requests; try again after resume_generation, "
+                "or pause with mode='keep'"
+            )
+            raise PlaitError(text)
         self.engine.add_new(new)
         if stream.is_aborted:
             self._abort([stream])
 
-    def _add_held(self, streams: Iterable[Stream]) -> None:
-        for stream in streams:
-            new = self._held.pop(stream, None)
-            if new is None:
-                continue
-            try:
-                self.engine.add_new(new)
-            except Exception as error:
-                self._streams.close(stream)
-                tell(stream.loop, stream.put, error)
-
-    def _forget(self, stream: Stream) -> None:
-        """End a request whose outputs nobody waits for."""
-        self._held.pop(stream, None)
-        self.engine.abort_request(stream.name)
-
-    def _abort(self, streams: Sequence[Stream]) -> None:
-        self._add_held(streams)
+    def _abort(self, streams: Iterable[Stream]) -> None:
         self._deliver(self.engine.abort_request([stream.name for stream in streams]))
 
     def _deliver(self, outputs: Iterable[RequestOutput]) -> None:
         for stream in self._streams.deliver(outputs):
             self._streams.close(stream)
-            self._forget(stream)
+            self.engine.abort_request(stream.name)
 
     def _pause(
         self, mode: PauseMode, loop: asyncio.AbstractEventLoop, drained: asyncio.Event
     ) -> None:
-        self._pause_mode = mode
+        self._accepts = mode == "keep"
+        self._steps = mode == "wait"
         if mode == "abort":
             self._abort(self._streams.all())
         self._drained.append((loop, drained))
         self._tell_if_drained()
 
     def _resume(self) -> None:
-        self._pause_mode = None
-        self._add_held(list(self._held))
+        self._accepts = self._steps = True
         self._tell_drained()
 
-    def _steps(self) -> bool:
-        return self._pause_mode in (None, "wait")
-
     def _tell_if_drained(self) -> None:
-        if not self._steps() or not self.engine.has_unfinished_requests():
+        if not self._steps or not self.engine.has_unfinished_requests():
             self._tell_drained()
 
     def _tell_drained(self) -> None:
@@ -354,14 +337,13 @@ class AsyncLLMEngine:
     def _stop(self, error: BaseException) -> None:
         self._thread.stop(error)
         self._tokenizers.shutdown(wait=False)
-        self._held.clear()
         self._streams.fail(error)
         self._tell_drained()
 
 
 def _go_on(engine: AsyncLLMEngine | None) -> bool:
     """Whether a step is to be run; in the engine's thread."""
-    return engine is not None and engine._steps() and engine.engine.has_unfinished_requests()
+    return engine is not None and engine._steps and engine.engine.has_unfinished_requests()
 
 
 def _step(engine: AsyncLLMEngine | None) -> None:
