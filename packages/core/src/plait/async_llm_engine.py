@@ -8,9 +8,10 @@ import weakref
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypeVar, get_args
 
+from plait.async_queries import AsyncQueries
 from plait.engine_thread import EngineThread
 from plait.llm_engine import LLMEngine
-from plait.not_served import NotServedAsync, refuse_other_keywords
+from plait.not_served import refuse_other_keywords
 from plait.streams import Streams, tell
 from plait_kernels.arguments import shown
 from plait_kernels.errors import InputError, PlaitError
@@ -19,12 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 
     from plait.engine_args import EngineArgs
-    from plait.engine_config import EngineConfig, ServedModel
     from plait.new_request import NewRequest
     from plait.outputs import RequestOutput
     from plait.prompts import Prompt
     from plait.streams import Stream
-    from plait.tokenizer import Tokenizer
     from plait_lora.request import LoRARequest
     from plait_sampling.params import SamplingParams
 
@@ -39,7 +38,7 @@ _TOKENIZERS = 4
 """Prompts that are tokenized at the same time: a long one must not hold up short ones."""
 
 
-class AsyncLLMEngine(NotServedAsync):
+class AsyncLLMEngine(AsyncQueries):
     """The engine, as coroutines.
 
     All calls into the engine run on one thread of its own, one after another, so the loop stays
@@ -215,10 +214,6 @@ class AsyncLLMEngine(NotServedAsync):
             self.engine.reset_prefix_cache, reset_running_requests, reset_connector
         )
 
-    def get_tokenizer(self) -> Tokenizer:
-        """Return the tokenizer."""
-        return self.engine.get_tokenizer()
-
     def get_num_unfinished_requests(self) -> int:
         """Return how many requests are unfinished."""
         return len(self._streams.all())
@@ -306,43 +301,6 @@ class AsyncLLMEngine(NotServedAsync):
         if tags is None or "scheduling" in tags:
             await self.resume_generation()
         return True
-
-    async def is_sleeping(self) -> bool:
-        """Return False: weights and KV cache are in place as long as the engine lives."""
-        return False
-
-    async def do_log_stats(self) -> None:
-        """Write the metrics to the log, in one line."""
-        await self._thread.call(self.engine.do_log_stats)
-
-    async def get_supported_tasks(self) -> tuple[str, ...]:
-        """Return what the engine does: it generates."""
-        return self.engine.get_supported_tasks()
-
-    async def is_tracing_enabled(self) -> bool:
-        """Return False: nothing is traced."""
-        return False
-
-    async def reset_mm_cache(self) -> None:
-        """Do nothing: there is no cache of pictures."""
-
-    async def reset_encoder_cache(self) -> None:
-        """Do nothing: there is no encoder."""
-
-    @property
-    def tokenizer(self) -> Tokenizer | None:
-        """The tokenizer; None if there is none."""
-        return self.engine.tokenizer
-
-    @property
-    def vllm_config(self) -> EngineConfig:
-        """What the engine was made with, under vLLM's names."""
-        return self.engine.vllm_config
-
-    @property
-    def model_config(self) -> ServedModel:
-        """The model and its limits."""
-        return self.engine.model_config
 
     @property
     def is_running(self) -> bool:

@@ -166,7 +166,8 @@ def check_names(request: KernelRequest, loaded: LoadedBackends) -> None:
                 hint = f" ({op!r} is an op: write '{op}=BACKEND')"
             msg = (
                 f"unknown backend {shown} in {request.quoted}{hint}; there are "
-                f"{', '.join(known) or 'none'}; use one of them, or install the distribution that brings {shown}{listed}"
+                f"{', '.join(known) or 'none'}; use one of them, or install the distribution that "
+                f"brings {shown}{listed}"
             )
             raise KernelRequestError(msg)
 
