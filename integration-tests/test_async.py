@@ -154,3 +154,58 @@ def test_a_broken_engine_says_so(on_engine: Callable[..., None]) -> None:
             await engine.check_health()
 
     on_engine(scene)
+
+
+def test_vllms_other_keywords_of_a_request(on_engine: Callable[..., None]) -> None:
+    async def scene(engine: AsyncLLMEngine) -> None:
+        cut = {"truncate_prompt_tokens": 5}
+        async for output in engine.generate(
+            PROMPT, greedy(1), "a", tokenization_kwargs=cut, data_parallel_rank=0
+        ):
+            assert output.prompt_token_ids == PROMPT[-5:]
+        for keywords in ({"trace_headers": {"a": "b"}}, {"data_parallel_rank": 1}):
+            (name,) = keywords
+            with pytest.raises(InputError, match=name):
+                await anext(engine.generate(PROMPT, greedy(1), "b", **keywords))
+        assert engine.get_num_unfinished_requests() == 0
+        with pytest.raises(InputError, match="internal"):
+            await engine.abort("a", internal=True)
+
+    on_engine(scene)
+
+
+def test_what_an_async_engine_says_of_itself(on_engine: Callable[..., None]) -> None:
+    async def scene(engine: AsyncLLMEngine) -> None:
+        assert await engine.get_supported_tasks() == ("generate",)
+        assert not await engine.is_tracing_enabled()
+        assert not await engine.is_sleeping()
+        assert engine.tokenizer is None
+        assert engine.model_config.max_model_len == engine.vllm_config.model_config.max_model_len
+        await engine.do_log_stats()
+        await engine.reset_mm_cache()
+        await engine.reset_encoder_cache()
+        for refused in (engine.collective_rpc, engine.start_profile, engine.stop_profile):
+            with pytest.raises(InputError, match=f"{refused.__name__} is not served"):
+                await refused()
+        with pytest.raises(InputError, match="encode is not served"):
+            engine.encode(PROMPT, None, "a")
+
+    on_engine(scene)
+
+
+def test_sleep_without_giving_up_memory(on_engine: Callable[..., None]) -> None:
+    async def scene(engine: AsyncLLMEngine) -> None:
+        with pytest.raises(InputError, match="level=1"):
+            await engine.sleep()
+        await engine.sleep(level=0, mode="keep")
+        task = asyncio.create_task(tokens(engine, "a", None, 3))
+        await asyncio.sleep(0)  # until it is counted
+        with pytest.raises(TimeoutError):
+            await engine.wait_for_requests_to_drain(drain_timeout=0.05)
+        await engine.wake_up(["weights"])
+        assert await engine.is_paused()
+        assert await engine.wake_up(["scheduling"])
+        assert len(await task) == 3
+        await engine.wait_for_requests_to_drain()
+
+    on_engine(scene)

@@ -476,3 +476,23 @@ def test_an_interrupt_at_any_line_loses_and_leaves_nothing(
         if result is not None:
             break
     assert line > 20
+
+
+def test_arguments_of_a_request_stand_in_vllms_order(llm: LLM) -> None:
+    engine = llm.llm_engine
+    params = SamplingParams(temperature=0, max_tokens=1)
+    cut = {"truncate_prompt_tokens": 2}
+    engine.add_request("last", [3, 4, 5], params, None, None, cut, None, 7)
+    engine.add_request("first", [3, 4, 5], params, None, None, None, {}, 0)
+    found = {}
+    while engine.has_unfinished_requests():
+        found |= {output.request_id: output.prompt_token_ids for output in engine.step()}
+    assert found == {"last": [4, 5], "first": [3, 4, 5]}
+    for keywords in ({"trace_headers": {"a": "b"}}, {"prompt_text": "x"}, {"session_id": "s"}):
+        (name,) = keywords
+        with pytest.raises(InputError, match=name):
+            engine.add_request("bad", [3], params, **keywords)
+    engine.add_request("gone", [3], params)
+    with pytest.raises(InputError, match="internal"):
+        engine.abort_request(["gone"], internal=True)
+    assert len(engine.abort_request(["gone"], internal=False)) == 1

@@ -143,3 +143,12 @@ def test_programs_may_set_defaults_and_have_options_of_their_own() -> None:
 def test_a_model_is_needed() -> None:
     with pytest.raises(InputError, match="--model"):
         parse("--max-num-seqs 8")
+
+
+def test_options_that_take_several_values_do() -> None:
+    args = parse("--model m --served-model-name a b --cudagraph-capture-sizes 1 2 --device-ids 0")
+    assert args.model == "m"
+    with pytest.raises(InputError, match=r"device_ids=\[0, 1\] is refused"):
+        parse("--model m --device-ids 0 1")
+    with pytest.raises(InputError, match=r"logits_processors=\['a:b', 'c:d'\]"):
+        parse("--model m --logits-processors a:b c:d")

@@ -214,3 +214,7 @@ def test_a_chat_template_is_a_file_or_a_text(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="chat_template=") as caught:
             read_chat_template(given)
         assert len(str(caught.value)) < 1000
+
+
+def test_weights_that_are_asked_for_as_hf_are_safetensors() -> None:
+    assert EngineArgs("m", load_format="hf").load_format == "safetensors"

@@ -26,6 +26,20 @@ def test_outputs_read_and_travel_as_data() -> None:
     assert pickle.loads(pickle.dumps(output)) == output
 
 
+def test_what_programs_read_and_nothing_here_sets_is_none() -> None:
+    completion = CompletionOutput(0, "text", [1, 2])
+    output = RequestOutput("7", "hello", [1], None, [completion], True)
+    assert completion.routed_experts is None
+    assert output.encoder_prompt is None
+    assert output.encoder_prompt_token_ids is None
+    assert output.kv_transfer_params is None
+
+
+def test_the_latency_of_the_first_token() -> None:
+    assert RequestMetrics(3.0).first_token_latency == 0.0
+    assert RequestMetrics(3.0, first_token_ts=3.25).first_token_latency == 0.25
+
+
 def test_outputs_import_no_torch() -> None:
     code = (
         "import sys, plait.outputs, plait.output_processor, plait.prompts; "

@@ -341,6 +341,13 @@ def test_an_unknown_backend_names_the_nearest() -> None:
     assert "it broke" in str(e.value)
 
 
+@pytest.mark.parametrize("request_text", ["lora", "lora:torch", "torch,lora"])
+def test_an_op_in_the_place_of_a_backend_is_told(request_text: str) -> None:
+    loaded = LoadedBackends((one("torch"),), ())
+    with pytest.raises(KernelError, match="'lora' is an op: write 'lora=BACKEND'"):
+        choose([CONFIG], loaded, KernelRequest.parse(request_text), CPU)
+
+
 @pytest.mark.parametrize("request_text", ["broken", "torch,broken", "sample=broken,*"])
 def test_a_backend_that_failed_to_load_raises_when_asked_for(request_text: str) -> None:
     failure = Failure("broken", "somewhere", "it broke", "mend it")

@@ -6,19 +6,22 @@ import argparse
 import json
 import logging
 import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
-from plait_vllm.config import CompilationConfig, CompilationMode, ProfilerConfig
+from plait_vllm.config import AttentionConfig, CompilationConfig, CompilationMode, ProfilerConfig
 from plait_vllm.distributed import cleanup_dist_env_and_memory, destroy_model_parallel
 from plait_vllm.logger import init_logger
 from plait_vllm.platforms import current_platform
+from plait_vllm.renderers.chat_utils import load_chat_template
 from plait_vllm.sampling_params import StructuredOutputsParams
 from plait_vllm.usage.usage_lib import UsageContext
 from plait_vllm.utils import random_uuid
 from plait_vllm.utils.argparse_utils import FlexibleArgumentParser
 from plait_vllm.utils.counter import Counter
 from plait_vllm.utils.network_utils import get_ip, get_open_port
+from plait_vllm.v1.attention.backends.registry import AttentionBackendEnum
 
 from plait import EngineArgs, SamplingParams
 from plait_kernels.errors import InputError
@@ -151,3 +154,24 @@ def test_small_things() -> None:
     counter.reset()
     assert next(counter) == 0
     assert UsageContext.LLM_CLASS == "LLM_CLASS"
+
+
+def test_attention_backends_are_named_by_their_enumeration() -> None:
+    backend = AttentionBackendEnum["FLASH_ATTN"]
+    EngineArgs("m", attention_backend=backend)
+    EngineArgs("m", attention_config=AttentionConfig(backend=AttentionBackendEnum.TRITON_ATTN))
+    with pytest.raises(InputError, match="attention_backend='FLASHMLA'"):
+        EngineArgs("m", attention_backend="FLASHMLA")
+
+
+def test_a_chat_template_is_a_file_or_a_text(tmp_path: Path) -> None:
+    file = tmp_path / "t.jinja"
+    file.write_text("{{ messages }}")
+    assert load_chat_template(None) is None
+    assert load_chat_template(chat_template=str(file)) == "{{ messages }}"
+    assert load_chat_template(file) == load_chat_template("{{ messages }}")
+    assert load_chat_template("t.jinja", is_literal=True) == "t.jinja"
+    with pytest.raises(InputError, match="no such file"):
+        load_chat_template("t.jinja")
+    with pytest.raises(TypeError, match="is a str"):
+        load_chat_template(file, is_literal=True)

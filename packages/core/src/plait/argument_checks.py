@@ -129,10 +129,12 @@ def kv_cache_dtype(name: str, value: Any) -> str:
         raise InputError(message) from None
 
 
-def one_of(*allowed: str, hint: str = "") -> Check:
-    """Accept these texts."""
+def one_of(*allowed: str, hint: str = "", same: Mapping[str, str] = MappingProxyType({})) -> Check:
+    """Accept these texts, and others that say the ``same``."""
 
     def check(name: str, value: Any) -> str:
+        if isinstance(value, str) and value in same:
+            return same[value]
         if not isinstance(value, str) or value not in allowed:
             message = f"{name} must be one of {', '.join(map(repr, allowed))}, got {shown(value)}"
             raise InputError(message + hint)

@@ -88,6 +88,10 @@ _SHORT = MappingProxyType(
 """vLLM's short spellings."""
 
 
+_SEVERAL = frozenset({"device_ids", "ignore_patterns", "logits_processors", "served_model_name"})
+"""vLLM's other keywords whose options take several values, beside those that are lists."""
+
+
 def add_options(parser: P, cls: type[EngineArgs]) -> P:
     """Add the options of a class; see ``EngineArgs.add_cli_args``."""
     described = descriptions(cls)
@@ -157,6 +161,8 @@ def _add_hidden(parser: argparse.ArgumentParser, name: str) -> None:
     kind: dict[str, Any] = (
         {"action": argparse.BooleanOptionalAction} if is_flag else {"type": _literal}
     )
+    if name in _SEVERAL or (isinstance(rule, WithoutEffect) and rule.kind is list):
+        kind["nargs"] = "+"
     # Programs read some of them, and hand all that the namespace holds to LLM.
     default = asking_for_nothing(name)
     spellings = [_option(name), *_SHORT.get(name, ())]

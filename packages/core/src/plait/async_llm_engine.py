@@ -6,24 +6,25 @@ import asyncio
 import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Literal, Self, TypeAlias, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypeVar, get_args
 
+from plait.async_queries import AsyncQueries
 from plait.engine_thread import EngineThread
 from plait.llm_engine import LLMEngine
 from plait.new_request import id_list
+from plait.not_served import refuse_other_keywords
 from plait.streams import Streams, tell
 from plait_kernels.arguments import shown
 from plait_kernels.errors import InputError, PlaitError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 
     from plait.engine_args import EngineArgs
     from plait.new_request import NewRequest
     from plait.outputs import RequestOutput
     from plait.prompts import Prompt
     from plait.streams import Stream
-    from plait.tokenizer import Tokenizer
     from plait_lora.request import LoRARequest
     from plait_sampling.params import SamplingParams
 
@@ -38,7 +39,7 @@ _TOKENIZERS = 4
 """Prompts that are tokenized at the same time: a long one must not hold up short ones."""
 
 
-class AsyncLLMEngine:
+class AsyncLLMEngine(AsyncQueries):
     """The engine, as coroutines.
 
     All calls into the engine run on one thread of its own, one after another, so the loop stays
@@ -96,8 +97,16 @@ class AsyncLLMEngine:
         sampling_params: SamplingParams,
         request_id: str,
         *,
+        prompt_text: str | None = None,
         lora_request: LoRARequest | None = None,
+        tokenization_kwargs: Mapping[str, Any] | None = None,
+        trace_headers: object = None,
         priority: int = 0,
+        data_parallel_rank: int | None = None,
+        session_id: object = None,
+        kv_hints: object = None,
+        reasoning_ended: bool | None = None,
+        reasoning_parser_kwargs: object = None,
     ) -> AsyncIterator[RequestOutput]:
         """Generate from one prompt, output by output.
 
@@ -106,8 +115,12 @@ class AsyncLLMEngine:
 
         Parameters
         ----------
-        prompt, sampling_params, request_id, lora_request, priority
+        prompt, sampling_params, request_id, lora_request, tokenization_kwargs, priority
             As of ``LLMEngine.add_request``.
+        prompt_text, trace_headers, data_parallel_rank, session_id, kv_hints
+            vLLM's, as the next line. A value that asks for something is refused.
+        reasoning_ended, reasoning_parser_kwargs
+            Refused.
 
         Yields
         ------
@@ -120,6 +133,15 @@ class AsyncLLMEngine:
             If the request cannot be served, the engine has stopped, or generation is paused in
             another mode than "keep".
         """
+        refuse_other_keywords(
+            prompt_text=prompt_text,
+            trace_headers=trace_headers,
+            data_parallel_rank=data_parallel_rank or None,
+            session_id=session_id,
+            kv_hints=kv_hints,
+            reasoning_ended=reasoning_ended,
+            reasoning_parser_kwargs=reasoning_parser_kwargs,
+        )
         self._thread.check()
         arrival_time = time.time()
         stream = self._streams.open(request_id)
@@ -132,6 +154,7 @@ class AsyncLLMEngine:
                 arrival_time,
                 lora_request,
                 priority,
+                tokenization_kwargs,
             )
             await self._thread.call(self._add, stream, new)
             finished = False
@@ -144,12 +167,13 @@ class AsyncLLMEngine:
             if self._streams.close(stream) and self._thread.broken is None:
                 self._thread.post(lambda: self.engine.abort_request(stream.name))
 
-    async def abort(self, request_id: str | Iterable[str]) -> None:
+    async def abort(self, request_id: str | Iterable[str], internal: bool = False) -> None:
         """End requests; ids that are not there are left alone.
 
         The ``generate`` of each gives a last output with what there is so far, whose
-        ``finish_reason`` is "abort".
+        ``finish_reason`` is "abort". ``internal`` is vLLM's, for ids of its own; refused if true.
         """
+        refuse_other_keywords(internal=internal)
         streams = self._streams.of(id_list(request_id))
         for stream in streams:
             stream.is_aborted = True
@@ -189,10 +213,6 @@ class AsyncLLMEngine:
         return await self._thread.call(
             self.engine.reset_prefix_cache, reset_running_requests, reset_connector
         )
-
-    def get_tokenizer(self) -> Tokenizer:
-        """Return the tokenizer."""
-        return self.engine.get_tokenizer()
 
     def get_num_unfinished_requests(self) -> int:
         """Return how many requests are unfinished."""
@@ -235,6 +255,52 @@ class AsyncLLMEngine:
     async def is_paused(self) -> bool:
         """Return whether generation is paused, or about to be."""
         return not (self._accepts and self._steps)
+
+    async def wait_for_requests_to_drain(self, drain_timeout: int = 300) -> None:
+        """Return when no request is unfinished.
+
+        Parameters
+        ----------
+        drain_timeout : int
+            Seconds.
+
+        Raises
+        ------
+        TimeoutError
+            Some still are after so long.
+        """
+        async with asyncio.timeout(drain_timeout):
+            while self.get_num_unfinished_requests():
+                await asyncio.sleep(_READING_SECONDS)
+
+    async def sleep(self, level: int = 1, mode: PauseMode = "abort") -> None:
+        """Run no further step until ``wake_up``.
+
+        Parameters
+        ----------
+        level : int
+            0 only: weights and KV cache stay where they are.
+        mode : "abort" | "wait" | "keep"
+            As of ``pause_generation``.
+
+        Raises
+        ------
+        InputError
+            For another level or mode.
+        """
+        if level != 0:
+            text = (
+                f"sleep(level={shown(level)}) is not served: weights and KV cache stay in memory "
+                "as long as the engine lives; shut it down, or call sleep(level=0)"
+            )
+            raise InputError(text)
+        await self.pause_generation(mode=mode, clear_cache=False)
+
+    async def wake_up(self, tags: Sequence[str] | None = None) -> bool:
+        """Go on after ``sleep``, unless ``tags`` are others than "scheduling"; return True."""
+        if tags is None or "scheduling" in tags:
+            await self.resume_generation()
+        return True
 
     @property
     def is_running(self) -> bool:

@@ -44,6 +44,7 @@ _CHECKS: Mapping[str, Check] = MappingProxyType(
             "gguf",
             "dummy",
             hint="; pickle weights are never loaded: convert them to safetensors",
+            same={"hf": "safetensors"},
         ),
         "generation_config": checks.text,
         "override_generation_config": checks.generation_overrides,
@@ -109,7 +110,8 @@ class EngineArgs:
     device : str
         "auto" (the first GPU, else the CPU), "cpu" or "cuda".
     load_format : str
-        "auto", "safetensors", "gguf", or "dummy" (random weights; only the config is read).
+        "auto", "safetensors" ("hf" says the same), "gguf", or "dummy" (random weights; only the
+        config is read).
     generation_config : str
         Where the defaults of sampling come from: "auto" (the model's ``generation_config.json``),
         "vllm" (none: those of ``SamplingParams``), or a folder with such a file. End-of-sequence

@@ -17,9 +17,11 @@ from plait.hub import local_args
 from plait.messages import CoreRequest
 from plait.metrics import Counter, Gauge, snapshot
 from plait.new_request import RequestMaker, check_handle, id_list, whole
-from plait.not_served import NotServed
+from plait.not_served import NotServed, refuse_other_keywords
 from plait.output_processor import OutputProcessor
+from plait.prompts import ParsedPrompt, parse_prompt
 from plait.text_encoder import TextEncoder
+from plait.tokenization import Tokenization
 from plait.tokenizer import load_tokenizer
 from plait.transaction import Transaction
 from plait_kernels.errors import InputError
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     from plait.metrics import Metric
     from plait.new_request import NewRequest
     from plait.outputs import RequestOutput
-    from plait.prompts import ParsedPrompt, Prompt
+    from plait.prompts import Prompt
     from plait.tokenizer import Tokenizer
     from plait_sampling.params import SamplingParams
 
@@ -151,9 +153,14 @@ class LLMEngine(NotServed):
         params: SamplingParams,
         arrival_time: float | None = None,
         lora_request: LoRARequest | None = None,
+        tokenization_kwargs: Mapping[str, Any] | None = None,
+        trace_headers: object = None,
         priority: int = 0,
+        session_id: object = None,
+        prompt_text: str | None = None,
+        kv_hints: object = None,
     ) -> None:
-        """Queue a request.
+        """Queue a request. The arguments stand in vLLM's order.
 
         Parameters
         ----------
@@ -167,8 +174,12 @@ class LLMEngine(NotServed):
             The adapter to run; None = the base model. Its files are read when the request's turn
             comes; if they cannot be honoured, the request ends with ``finish_reason="error"`` and
             ``error`` set, and nobody else is disturbed.
+        tokenization_kwargs : Mapping[str, Any] | None
+            As of ``LLM.generate``.
         priority : int
             Smaller is served earlier.
+        trace_headers, session_id, prompt_text, kv_hints
+            vLLM's; refused if they ask for something.
 
         Raises
         ------
@@ -176,8 +187,22 @@ class LLMEngine(NotServed):
             For a bad prompt or parameter, an id in use, or an adapter where LoRA is not enabled.
             Nothing is queued then.
         """
+        refuse_other_keywords(
+            trace_headers=trace_headers,
+            session_id=session_id,
+            prompt_text=prompt_text,
+            kv_hints=kv_hints,
+        )
         self.add_new(
-            self.check_request(request_id, prompt, params, arrival_time, lora_request, priority)
+            self.check_request(
+                request_id,
+                prompt,
+                params,
+                arrival_time,
+                lora_request,
+                priority,
+                tokenization_kwargs,
+            )
         )
 
     def check_request(
@@ -188,6 +213,7 @@ class LLMEngine(NotServed):
         arrival_time: float | None = None,
         lora_request: LoRARequest | None = None,
         priority: int = 0,
+        tokenization_kwargs: Mapping[str, Any] | None = None,
     ) -> NewRequest:
         """Do what ``add_request`` does before it queues; for any thread, beside steps.
 
@@ -195,6 +221,10 @@ class LLMEngine(NotServed):
         """
         if isinstance(lora_request, LoRARequest):
             self.core.library()
+        if tokenization_kwargs:
+            tokenization = Tokenization.from_keywords(tokenization_kwargs)
+            parsed = prompt if isinstance(prompt, ParsedPrompt) else parse_prompt(prompt)
+            prompt = tokenization.apply(parsed, self.tokenizer, self.core.info.max_model_len)
         maker = RequestMaker(self._encoder, self.core.info, self.eos_token_ids, self.max_logprobs)
         return maker.make(request_id, prompt, params, arrival_time, lora_request, priority)
 
@@ -255,8 +285,17 @@ class LLMEngine(NotServed):
         """Return how many requests are unfinished."""
         return self.output_processor.num_unfinished()
 
-    def abort_request(self, request_ids: str | Iterable[str]) -> list[RequestOutput]:
+    def abort_request(
+        self, request_ids: str | Iterable[str], internal: bool = False
+    ) -> list[RequestOutput]:
         """End requests and give back at once what they hold; other ids are left alone.
+
+        Parameters
+        ----------
+        request_ids : str | Iterable[str]
+            As given to ``add_request``.
+        internal : bool
+            vLLM's, for ids of its own; refused if true.
 
         Returns
         -------
@@ -264,6 +303,7 @@ class LLMEngine(NotServed):
             The last output of each that was there, with finish_reason "abort" and what it has so
             far; no step gives another.
         """
+        refuse_other_keywords(internal=internal)
         outputs = []
         for request_id in id_list(request_ids):
             with self._lock, Transaction(self):

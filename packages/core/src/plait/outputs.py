@@ -57,6 +57,11 @@ class RequestMetrics:
     num_preemptions: int = 0
     num_generation_tokens: int = 0
 
+    @property
+    def first_token_latency(self) -> float:
+        """Seconds from ``arrival_time`` to the first token; 0 = it is not there yet."""
+        return 0.0 if self.first_token_ts is None else self.first_token_ts - self.arrival_time
+
 
 @dataclass
 class CompletionOutput:
@@ -93,6 +98,10 @@ class CompletionOutput:
         """Return whether no more tokens will come."""
         return self.finish_reason is not None
 
+    @property
+    def routed_experts(self) -> None:
+        """None: no served model has experts."""
+
 
 @dataclass
 class RequestOutput:
@@ -128,3 +137,15 @@ class RequestOutput:
     lora_request: LoRARequest | None = None
     num_cached_tokens: int = 0
     error: PlaitError | None = None
+
+    @property
+    def encoder_prompt(self) -> None:
+        """None: no encoder-decoder model is served."""
+
+    @property
+    def encoder_prompt_token_ids(self) -> None:
+        """None: no encoder-decoder model is served."""
+
+    @property
+    def kv_transfer_params(self) -> None:
+        """None: the KV cache stays in its engine."""

@@ -78,7 +78,9 @@ def asks_for_nothing(value: Any, neutral: Iterable[Any] = ()) -> bool:
 def _same(value: Any, item: Any) -> bool:
     if _is_number(value) and _is_number(item):
         return bool(value == item)
-    return type(value) is type(item) and bool(value == item)
+    # An enumeration of texts is as good as its texts.
+    same = type(value) is type(item) or (isinstance(value, str) and isinstance(item, str))
+    return same and bool(value == item)
 
 
 def _is_number(value: object) -> bool:

@@ -10,6 +10,7 @@ from plait_kernels.containment import shorten
 from plait_kernels.errors import KernelError, KernelRequestError
 from plait_kernels.examination import Examination, explain
 from plait_kernels.factories import CannotMake, Factories
+from plait_kernels.ops import OPS
 from plait_kernels.request import ANY, KernelRequest, nearest
 from plait_kernels.table import Candidate, Choice, KernelTable, describe_call
 
@@ -159,10 +160,14 @@ def check_names(request: KernelRequest, loaded: LoadedBackends) -> None:
                 raise KernelRequestError(msg)
             listed = "".join(f"; {failure}" for failure in loaded.failures)
             shown = repr(shorten(name))
+            op = name.partition(":")[0].strip()
+            hint = nearest(name, [*known, *failed])
+            if op in OPS:
+                hint = f" ({op!r} is an op: write '{op}=BACKEND')"
             msg = (
-                f"unknown backend {shown} in {request.quoted}"
-                f"{nearest(name, [*known, *failed])}; there are {', '.join(known) or 'none'}; use "
-                f"one of them, or install the distribution that brings {shown}{listed}"
+                f"unknown backend {shown} in {request.quoted}{hint}; there are "
+                f"{', '.join(known) or 'none'}; use one of them, or install the distribution that "
+                f"brings {shown}{listed}"
             )
             raise KernelRequestError(msg)
 

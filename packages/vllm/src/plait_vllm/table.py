@@ -67,9 +67,12 @@ TABLE: Mapping[str, Mapping[str, str]] = MappingProxyType(
         },
         "entrypoints.llm": {"LLM": "plait:LLM"},
         "exceptions": {
+            "ChatTemplateResolutionError": "plait_kernels.errors:InputError",
             "LoRAAdapterNotFoundError": "plait_kernels.errors:AdapterError",
             "VLLMClientError": "plait_kernels.errors:InputError",
             "VLLMError": "plait_kernels.errors:PlaitError",
+            "VLLMNotFoundError": "plait_kernels.errors:AdapterError",
+            "VLLMUnprocessableEntityError": "plait_kernels.errors:InputError",
             "VLLMValidationError": "plait_kernels.errors:InputError",
         },
         "inputs": _PROMPTS,
@@ -87,6 +90,9 @@ TABLE: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "RequestOutput": "plait:RequestOutput",
         },
         "platforms": {"current_platform": "plait_vllm.stand_ins.machine:current_platform"},
+        "renderers.chat_utils": {
+            "load_chat_template": "plait_vllm.stand_ins.chats:load_chat_template",
+        },
         "sampling_params": {
             "BeamSearchParams": "plait:BeamSearchParams",
             "RequestOutputKind": "plait:RequestOutputKind",
@@ -102,6 +108,9 @@ TABLE: Mapping[str, Mapping[str, str]] = MappingProxyType(
         "utils.network_utils": {
             "get_ip": "plait_vllm.stand_ins.machine:get_ip",
             "get_open_port": "plait_vllm.stand_ins.machine:get_open_port",
+        },
+        "v1.attention.backends.registry": {
+            "AttentionBackendEnum": "plait_vllm.stand_ins.configs:AttentionBackendEnum",
         },
         "v1.engine": {"PauseMode": "plait_vllm.stand_ins.types:PauseMode"},
         "v1.engine.async_llm": {"AsyncLLM": "plait:AsyncLLM"},

@@ -18,7 +18,7 @@ _EXPERTS = "no served architecture has experts"
 _TELLS = "it changes what is logged, counted or traced, and no answer"
 
 OUTPUTS: Mapping[str, Rule] = MappingProxyType(
-    refused("logprobs are those of the raw logits", logprobs_mode="raw_logprobs")
+    refused("logprobs are the log-softmax of the raw logits", logprobs_mode="raw_logprobs")
     | refused("custom logits processors are not part of this version", logits_processors=None)
     | refused(_STRUCTURED, structured_outputs_config=None)
     | refused(

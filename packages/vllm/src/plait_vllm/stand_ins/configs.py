@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 from typing import Any
 
 from plait_kernels.errors import InputError
@@ -31,6 +31,18 @@ class CompilationConfig(_Settings):
 
 class AttentionConfig(_Settings):
     """How vLLM computes attention; the engine accepts or refuses each field."""
+
+
+class AttentionBackendEnum(StrEnum):
+    """vLLM's names of attention kernels that are of the mathematics served here."""
+
+    FLASH_ATTN = "FLASH_ATTN"
+    FLASHINFER = "FLASHINFER"
+    TRITON_ATTN = "TRITON_ATTN"
+    FLEX_ATTENTION = "FLEX_ATTENTION"
+    TORCH_SDPA = "TORCH_SDPA"
+    CPU_ATTN = "CPU_ATTN"
+    ROCM_ATTN = "ROCM_ATTN"
 
 
 class ProfilerConfig(_Settings):
