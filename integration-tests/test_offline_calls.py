@@ -380,8 +380,13 @@ def test_other_refusals(llm: LLM) -> None:
         llm.sleep()
     with pytest.raises(InputError, match="mode of sleep must be"):
         llm.sleep(0, mode="later")
-    with pytest.raises(InputError, match="tags of wake_up must be of"):
-        llm.wake_up(tags=["everything"])
+    tags: Any
+    for tags in (["everything"], "scheduling", 5, [10**5000]):
+        with pytest.raises(InputError, match="tags of wake_up must be a list of"):
+            llm.wake_up(tags=tags)
+    parameters: Any = 5
+    with pytest.raises(InputError, match="params must be BeamSearchParams"):
+        llm.beam_search(PROMPTS, parameters)
     with pytest.raises(InputError, match="it runs nothing unless step"):
         llm.llm_engine.sleep()
     with pytest.raises(InputError, match="collective_rpc is not served"):

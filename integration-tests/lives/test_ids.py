@@ -243,3 +243,29 @@ def test_an_engine_may_be_used_by_several_threads(engine: LLMEngine, world: Any)
     assert {name: ended[name] for name in kept} == dict.fromkeys(
         kept, world.right(None, PROMPT)[:4]
     )
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda engine: engine.abort_request(None),
+        lambda engine: engine.abort_request([["r"]]),
+        lambda engine: engine.add_lora("adapter"),
+        lambda engine: engine.begin_add_lora(None),
+        lambda engine: engine.remove_lora([1]),
+        lambda engine: engine.pin_lora("x" * 10**6),
+        lambda engine: engine.pin_lora(10**5000),
+        lambda engine: engine.add_request(10**5000, [1], SamplingParams()),
+        lambda engine: engine.add_request("r", [1], SamplingParams(), arrival_time=10**400),
+        lambda engine: engine.add_request("r", [1], SamplingParams(), priority=float("nan")),
+    ],
+    ids=range(10),
+)
+def test_what_is_no_id_is_refused(
+    make_engine: Callable[[], LLMEngine], call: Callable[[LLMEngine], Any]
+) -> None:
+    engine = make_engine()
+    with pytest.raises(InputError) as caught:
+        call(engine)
+    assert len(str(caught.value)) < 600
+    assert not engine.has_unfinished_requests()

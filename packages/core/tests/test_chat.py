@@ -84,6 +84,13 @@ def test_variables_of_the_template(tokenizer: Any) -> None:
     ChatTemplate(tokenizer, chat_template_kwargs={"documents": [{"title": "t", "text": "x"}]})
 
 
+@pytest.mark.parametrize("name", ["chat_template", "chat_template_kwargs", "tools"])
+@pytest.mark.parametrize("value", [5, b"text", 10**5000], ids=["int", "bytes", "huge int"])
+def test_options_of_another_type(tokenizer: Any, name: str, value: Any) -> None:
+    with pytest.raises(InputError, match=f"{name} must be"):
+        ChatTemplate(tokenizer, **{name: value})
+
+
 def test_parts_of_text_are_joined(tokenizer: Any) -> None:
     template = ChatTemplate(tokenizer)
     parts = [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]

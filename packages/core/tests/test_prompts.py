@@ -108,3 +108,27 @@ def test_token_ids_of_a_model() -> None:
             validate_token_ids(ids, vocab_size=10, max_model_len=100)
     with pytest.raises(InputError, match="too long: got 3 tokens, allowed: at most 2"):
         validate_token_ids([0, 1, 2], vocab_size=10, max_model_len=3)
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        [1, "x" * 10**6],
+        range(10**12),
+        range(10**30),
+        {"prompt": "x", "cache_salt": 10**5000},
+        {"prompt": "x", 10**5000: 1},
+        {"prompt": "x", "y" * 10**6: 1},
+    ],
+    ids=["token", "range", "huge range", "salt", "number as key", "long key"],
+)
+def test_what_is_refused_is_quoted_shortly(prompt: Any) -> None:
+    with pytest.raises(InputError) as caught:
+        parse_prompt(prompt)
+    assert len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize("token", [10**5000, -(10**5000)], ids=["plus", "minus"])
+def test_a_token_of_any_size_is_refused(token: int) -> None:
+    with pytest.raises(InputError, match="outside the vocabulary: got an int of about"):
+        validate_token_ids([1, token], 10, 100)

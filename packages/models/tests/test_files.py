@@ -432,3 +432,15 @@ def test_what_is_no_model_is_told_what_it_is(
         (tmp_path / name).write_text(json.dumps(content))
     with pytest.raises(ModelError, match=words):
         plait_models.load(tmp_path, build_kernels=build_kernels)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_link_to_nothing_is_told_as_one(
+    name: str, tiny_checkpoint: Any, build_kernels: Any
+) -> None:
+    path, _ = tiny_checkpoint()
+    (path / name).unlink()
+    # So are files of a download whose cache was cleared.
+    (path / name).symlink_to("gone")
+    with pytest.raises(ModelError, match=rf"{name}.*link to nothing"):
+        plait_models.load(path, build_kernels=build_kernels)

@@ -238,7 +238,7 @@ class AsyncLLMEngine(AsyncQueries):
             For another mode.
         """
         modes = get_args(PauseMode)
-        if mode not in modes:
+        if not isinstance(mode, str) or mode not in modes:
             text = f"mode is {shown(mode)}; allowed: {', '.join(map(repr, modes))}"
             raise InputError(text)
         drained = asyncio.Event()

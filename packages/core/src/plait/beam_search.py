@@ -187,6 +187,9 @@ def beam_search(
     concurrency_limit: int | None,
 ) -> list[BeamSearchOutput]:
     """Search for several prompts; see ``LLM.beam_search``."""
+    if not isinstance(params, BeamSearchParams):
+        text = f"params must be BeamSearchParams, got {type(params).__name__}"
+        raise InputError(text)
     longest = engine.core.info.max_model_len
     for one in searches:
         length = len(one.prompt.token_ids or ())

@@ -83,6 +83,17 @@ class ChatTemplate:
                 "Pass chat_template=…, or write the prompt as the model expects it and use generate"
             )
             raise InputError(text)
+        if not isinstance(chat_template_kwargs, Mapping | None):
+            text = f"chat_template_kwargs must be a dict or None, got {shown(chat_template_kwargs)}"
+            raise InputError(text)
+        if isinstance(tools, str | bytes | Mapping) or not isinstance(tools, Sequence | None):
+            text = (
+                f"tools must be a list of JSON schemas and functions, or None, got {shown(tools)}"
+            )
+            raise InputError(text)
+        if not isinstance(chat_template, str | None):
+            text = f"chat_template must be a str or None, got {shown(chat_template)}"
+            raise InputError(text)
         variables = dict(chat_template_kwargs or {})
         known = inspect.signature(tokenizer.apply_chat_template).parameters
         taken = [key for key in variables if key in known and key not in ("documents", "kwargs")]

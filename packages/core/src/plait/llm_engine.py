@@ -243,10 +243,11 @@ class LLMEngine(NotServed):
                 new.arrival_time,
             )
             seed = self._random.getrandbits(62) if params.seed is None else params.seed
+            token_ids = tuple(new.token_ids)  # all completions share it
             for i, child in enumerate(children):
                 message = CoreRequest(
                     request_id=child,
-                    prompt_token_ids=tuple(new.token_ids),
+                    prompt_token_ids=token_ids,
                     params=params,
                     seed=seed + i,
                     eos_token_ids=self.eos_token_ids,

@@ -193,10 +193,10 @@ class OfflineRequests:
 
     def wake_up(self, tags: Sequence[str] | None) -> bool:
         """Go on; return whether it is awake. See ``LLM.wake_up``."""
-        for tag in tags or ():
-            if tag not in _TAGS:
-                text = f"tags of wake_up must be of {', '.join(_TAGS)}, got {shown(tag)}"
-                raise InputError(text)
+        known = isinstance(tags, Sequence) and not isinstance(tags, str)
+        if tags is not None and not (known and all(tag in _TAGS for tag in tags)):
+            text = f"tags of wake_up must be a list of {', '.join(_TAGS)}, got {shown(tags)}"
+            raise InputError(text)
         if tags is None or "scheduling" in tags:
             self._asleep = False
         return not self._asleep

@@ -111,9 +111,9 @@ class Tokenization:
             limit = max_model_len - 1
         if limit is not None and limit >= max_model_len:
             text = (
-                f"truncate_prompt_tokens={limit} of tokenization_kwargs is too much: allowed: at "
-                f"most {max_model_len - 1} (max_model_len={max_model_len}, less one token of "
-                "output), or -1 for that"
+                f"truncate_prompt_tokens={shown(limit)} of tokenization_kwargs is too much: "
+                f"allowed: at most {max_model_len - 1} (max_model_len={max_model_len}, less one "
+                "token of output), or -1 for that"
             )
             raise InputError(text)
         ids, first, last = self._ids(prompt, tokenizer)

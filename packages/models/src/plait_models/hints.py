@@ -40,6 +40,9 @@ def what_lies_there(root: Path) -> str | None:
             f"{root}: the only weights are weights.npz, which early versions of mlx wrote. Fetch "
             "the model that it was converted from"
         )
+    config = root / "config.json"
+    if not has_config and (config.is_symlink() or config.exists()):
+        return f"{config}: is no regular file, or a link to nothing. Fetch the file again"
     if any(root.glob("*.safetensors*")) and not has_config:
         return f"{root}: config.json is missing beside the safetensors files. Fetch it as well"
     return None

@@ -7,6 +7,7 @@ import os
 import stat
 from typing import IO, TYPE_CHECKING, Any
 
+from plait_kernels.arguments import shown
 from plait_kernels.errors import ModelError
 
 if TYPE_CHECKING:
@@ -20,8 +21,8 @@ _SHOWN = 80
 
 def shortened(value: object) -> str:
     """Write a value for a message: its ``repr``, cut after 80 characters."""
-    # The repr of a huge string would be made before it is cut.
-    text = repr(value[: 2 * _SHOWN] if isinstance(value, str | bytes | list | tuple) else value)
+    # The repr of a huge text would be made before it is cut; that of a huge number cannot be.
+    text = repr(value[: 2 * _SHOWN]) if isinstance(value, str | bytes) else shown(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 

@@ -27,6 +27,12 @@ _OTHER_FORMATS = {
 }
 
 
+def _reservation(file: Path) -> str:
+    if not file.is_file():
+        return " (no regular file, or a link to nothing)"
+    return f" ({_OTHER_FORMATS[file.name]})" if file.name in _OTHER_FORMATS else ""
+
+
 def weight_files(root: Path) -> tuple[Path, ...]:
     """List the safetensors files of a model: ``model.safetensors``, or the shards of its index.
 
@@ -39,11 +45,8 @@ def weight_files(root: Path) -> tuple[Path, ...]:
     if whole.is_file():
         return (whole,)
     if not index.is_file():
-        names = sorted(f.name for f in root.glob("*.safetensors"))
-        found = ", ".join(
-            f"{name} ({_OTHER_FORMATS[name]})" if name in _OTHER_FORMATS else name
-            for name in names[:8]
-        )
+        files = sorted(root.glob("*.safetensors"))[:8]
+        found = ", ".join(f"{file.name}{_reservation(file)}" for file in files)
         message = (
             f"{root}: no model.safetensors and no model.safetensors.index.json; safetensors files "
             f"there: {found or 'none'}. Fetch the file, or the index with its shards"
