@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import os
-import signal
 import shutil
+import signal
 import time
 from pathlib import Path
 from typing import Any, TypeAlias
