@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from plait.text_encoder import TextEncoder
 
 
+_MOST_COPIES = 1 << 26
+"""Prompt tokens of all completions of a request: half a gigabyte."""
+
+
 @dataclass(frozen=True)
 class NewRequest:
     """Everything that the engine needs of a request, known to be good.
@@ -91,6 +95,7 @@ class RequestMaker:
         token_ids = self._token_ids(parsed)
         validate_token_ids(token_ids, self.info.vocab_size, self.info.max_model_len)
         params.validate_tokens(self.info.vocab_size, self.eos_token_ids, self.max_logprobs)
+        _check_copies(params.n, len(token_ids))
         return NewRequest(
             request_id,
             parsed.text,
@@ -113,6 +118,17 @@ class RequestMaker:
             raise InputError(text)
         assert prompt.text is not None, "a prompt has text or tokens"
         return self.encoder.encode(prompt.text)
+
+
+def _check_copies(n: int, prompt_length: int) -> None:
+    """Bound what the completions of one request take: each holds the prompt's tokens."""
+    if n > 1 and n * prompt_length > _MOST_COPIES:
+        text = (
+            f"n={n} completions of a prompt of {prompt_length} tokens are too many for one request: "
+            f"got {n * prompt_length} tokens in all, allowed: {_MOST_COPIES}. Ask for fewer, or in "
+            "several requests"
+        )
+        raise InputError(text)
 
 
 def _check_id(request_id: Any) -> None:
