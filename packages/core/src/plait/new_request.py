@@ -124,7 +124,7 @@ def _check_copies(n: int, prompt_length: int) -> None:
     """Bound what the completions of one request take: each holds the prompt's tokens."""
     if n > 1 and n * prompt_length > _MOST_COPIES:
         text = (
-            f"n={n} completions of a prompt of {prompt_length} tokens are too many for one request: "
+            f"n={n} completions of a prompt of {prompt_length} tokens are too many at once: "
             f"got {n * prompt_length} tokens in all, allowed: {_MOST_COPIES}. Ask for fewer, or in "
             "several requests"
         )
