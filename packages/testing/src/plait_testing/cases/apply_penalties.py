@@ -71,7 +71,7 @@ CASES = OpCases(
         case("wide", 3, vocab=5003, max_length=300),
         case("two_ids", 5, vocab=2, max_length=70, plain=0),
         case("excluded_ids", 5, vocab=17, plain=0, excluded=6),
-        case("many_repeats", 4, vocab=3, max_length=1600, plain=0, is_large=True),
+        case("many_repeats", 8, vocab=2, max_length=2000, plain=0, is_large=True),
         case("many_rows", 130, vocab=9, max_length=5, is_large=True),
         case("long_history", 6, vocab=203, max_length=4100, plain=0, is_large=True),
         case("wider_65540", 2, vocab=65_540, max_length=40, plain=0, is_large=True),

@@ -146,15 +146,14 @@ def calls(calls: Calls) -> None:
 
 
 def other_blocks(calls: Calls) -> None:
-    """Plan for the same blocks in another order, all but the first, and for the first order."""
+    """Plan for rows that have each other's second blocks, and for the rows as they were."""
     q, kv, batch, *further = calls.make(calls.variants - 1, 40)
     table = batch.block_table.clone()
-    for row, length in enumerate(batch.kv_length.tolist()):
-        full = length // kv.shape[2]
-        table[row, 1:full] = batch.block_table[row, 1:full].flip(0)
+    rows = batch.kv_length >= 2 * kv.shape[2]
+    table[rows, 1] = batch.block_table[rows, 1].roll(1)
     moved = dataclasses.replace(batch, block_table=table)
     for number, each in enumerate((batch, moved, batch)):
-        context = f"with order {number % 2 + 1} of the later blocks"
+        context = "with each other's second blocks" if number == 1 else "with blocks of their own"
         calls.call(context, (q, kv, each, *further))
 
 

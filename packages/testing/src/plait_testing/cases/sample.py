@@ -54,21 +54,17 @@ def make(seed: int, *, excluded: int, kind: str, **arguments: Any) -> Any:
     ----------
     kind : str
         ``"any"``, or which rows they are: ``"rules"`` = those of ``sample_rules``, ``"flat"`` =
-        of nearly equal logits, ``"flat_top_p"`` = of such, with top_p alone, ``"far"`` = of large
-        ones, ``"low"`` = far below 0, ``"boundary"`` = where the random number is nearly at the
-        end of a token, ``"one"`` = with one finite logit.
+        of nearly equal logits, ``"far"`` = of large ones, ``"low"`` = far below 0, ``"boundary"``
+        = where the random number is nearly at the end of a token, ``"boundary_of_top_p"`` = where
+        top_p, or the number, is, ``"one"`` = with one finite logit.
     """
     made: Any = load_op("sample").inputs(seed, **arguments)
     logits, batch = made
     logits[:, 7 : 7 + excluded] = -math.inf
     if kind == "rules":
         _obey_rules(seed, logits, batch)
-    elif kind in ("flat", "flat_top_p"):
+    elif kind == "flat":
         logits.mul_(0.03)
-        if kind == "flat_top_p":
-            _filter_by(
-                batch, "top_p", [0.3 + 0.69 * row / logits.shape[0] for row in range(len(logits))]
-            )
     elif kind == "low":
         logits.sub_(20_000)
     elif kind == "far":
@@ -80,11 +76,15 @@ def make(seed: int, *, excluded: int, kind: str, **arguments: Any) -> Any:
         logits[:, 5] = kept
     elif kind == "boundary":
         _near_boundaries(seed, logits, batch)
+    elif kind == "boundary_of_top_p":
+        _near_boundaries(seed, logits, batch)
+        batch.top_p.fill_(0.999)
+        _near_top_p(seed, logits, batch)
     return logits, batch
 
 
 def _filter_by(batch: Any, name: str, value: Any) -> None:
-    """Filter by one parameter, or with name ``""`` by none."""
+    """Filter by one parameter; with the name of no parameter, by none."""
     for each, off in (("top_k", 0), ("top_p", 1.0), ("min_p", 0.0)):
         values = getattr(batch, each)
         values.fill_(off)
@@ -117,6 +117,19 @@ def _near_boundaries(seed: int, logits: Any, batch: Any) -> None:
         batch.seed[row], batch.position[row] = seed, position
         position += 1
         logits[row, 3], logits[row, 11] = 0, math.log((1 - number) / number)
+
+
+def _near_top_p(seed: int, logits: Any, batch: Any) -> None:
+    """Of every second row, the first token reaches top_p as nearly, and the second is drawn."""
+    position = seed
+    for row in range(0, logits.shape[0], 2):
+        batch.top_p[row] = 0.55 + 0.35 * row / logits.shape[0]
+        top_p = float(batch.top_p[row])
+        while uniform(seed, position) < top_p + 0.02:
+            position += 1
+        batch.position[row] = position
+        position += 1
+        logits[row, 11] = math.log((1 - top_p) / top_p)
 
 
 def calls(calls: Calls) -> None:
@@ -187,7 +200,7 @@ CASES = OpCases(
         case("large_numbers", 9, kind="far"),
         case("one_token_left", 5, 17, kind="one"),
         case("low_numbers", 9, excluded=3, kind="low"),
-        case("flat_130000", 5, 130_000, greedy=0, kind="flat_top_p", is_large=True),
+        case("boundaries_of_top_p", 16, 17, greedy=0, kind="boundary_of_top_p"),
         case("many_rows", 260, 17, greedy=0.5, is_large=True),
         case("wider_65540", 4, 65_540, greedy=0.2, kind="flat", is_large=True),
         case("wider_131080", 3, 131_080, greedy=0, kind="flat", is_large=True),
