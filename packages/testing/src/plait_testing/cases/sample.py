@@ -56,7 +56,8 @@ def make(seed: int, *, excluded: int, kind: str, **arguments: Any) -> Any:
         ``"any"``, or which rows they are: ``"rules"`` = those of ``sample_rules``, ``"flat"`` =
         of nearly equal logits, ``"far"`` = of large ones, ``"low"`` = far below 0, ``"boundary"``
         = where the random number is nearly at the end of a token, ``"boundary_of_top_p"`` = where
-        top_p, or the number, is, ``"one"`` = with one finite logit.
+        top_p, or the number, is, ``"one"`` = with one finite logit, ``"turns"`` =
+        any, for calls with ``KINDS_IN_TURN``.
     """
     made: Any = load_op("sample").inputs(seed, **arguments)
     logits, batch = made
@@ -136,6 +137,7 @@ def calls(calls: Calls) -> None:
     """Besides the usual, go on to the next position, and give rows each other's seeds."""
     if not calls.subject.case.is_large:
         next_positions(calls)
+    if calls.subject.case.inputs["kind"] == "turns":
         kinds_of_batches(calls)
     usual_calls(calls)
 
@@ -211,6 +213,14 @@ CASES = OpCases(
             5,
             greedy=0.2,
             further=({"rows": 1, "greedy": 0}, {"rows": 17}, {"greedy": 1}, {"rows": 3}),
+        ),
+        case(
+            "calls_of_all_kinds",
+            5,
+            greedy=0,
+            kind="turns",
+            further=({"rows": 3},),
+            is_large=True,
         ),
         case(
             "many_times",
