@@ -20,7 +20,15 @@ from plait_testing.tensors import tensors_of
 CASES = {(op, case.name): case for op in OPS for case in load_cases(op).cases}
 
 
-OF_ONE_SIGN = ("zeros", "large_numbers", "rules", "boundaries", "one_token_left")
+OF_ONE_SIGN = (
+    "zeros",
+    "large_numbers",
+    "low_numbers",
+    "rules",
+    "boundaries",
+    "boundaries_of_top_p",
+    "one_token_left",
+)
 """Cases of the norms and of ``sample`` whose values say something else."""
 
 

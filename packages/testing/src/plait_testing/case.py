@@ -49,6 +49,8 @@ class Case:
     is_large : bool
         Whether it takes so long where programs are interpreted that a ``Narrowing`` may leave it
         out.
+    keeps_outputs : bool
+        Whether the outputs of a large case's calls are kept until the last of them: they are small.
     optional_call : str
         Of which call it is, if that is one which an implementation need not have; else empty.
     """
@@ -64,6 +66,7 @@ class Case:
     accuracy: Accuracy | None = None
     has_nan: bool = False
     is_large: bool = False
+    keeps_outputs: bool = False
     optional_call: str = ""
 
     def config(self, op: str, dtype: str, bucket: str) -> OpConfig:

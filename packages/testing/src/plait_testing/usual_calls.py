@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from plait_testing.calls import Calls
 
+MANY_TIMES = 130
+"""Calls after which a kernel that counts them, or takes outputs in turn, has shown it."""
+
 REPEATS = 3
 """Calls with the same shapes and other contents, one after the other."""
 
@@ -25,8 +28,9 @@ def usual_calls(calls: Calls) -> None:
 
 def every_size(calls: Calls) -> None:
     """Call with every variant, one by one."""
+    is_kept = calls.subject.case.keeps_outputs
     for variant in range(calls.variants):
-        calls.call(f"with {calls.describe(variant)}", calls.make(variant), is_kept=False)
+        calls.call(f"with {calls.describe(variant)}", calls.make(variant), is_kept=is_kept)
 
 
 def two_at_a_time(calls: Calls) -> None:

@@ -59,6 +59,7 @@ def inputs(
     targeted: float = 0.8,
     shared: bool = False,
     layers: int = 1,
+    first_site: int = 2,
     dtype: torch.dtype = torch.float32,
     arena_dtype: torch.dtype | None = None,
     tile_rows: int = TILE_ROWS,
@@ -97,6 +98,8 @@ def inputs(
         Whether every second slot names the tiles of the one before again, and more of its own.
     layers : int
         How many times the sites are there, with columns of the tables of their own.
+    first_site : int
+        Column of the first site in the tables; those before it belong to sites of other groups.
     dtype, arena_dtype : torch.dtype
         Of the activations, and of the tiles; the second defaults to the first.
     tile_rows : int
@@ -115,9 +118,9 @@ def inputs(
     """
     rng = random.Random(seed)
     generator = torch.Generator().manual_seed(seed)
-    sites, columns = _sites(group, in_features, out_features, packed=packed)
+    sites, columns = _sites(group, in_features, out_features, first_site, packed=packed)
     every = tuple(site for layer in range(layers) for site in sites_of_layer(sites, layer))
-    writer = _Writer(generator, arena_dtype or dtype, tile_rows, slots, 2 + len(every))
+    writer = _Writer(generator, arena_dtype or dtype, tile_rows, slots, first_site + len(every))
     for slot in range(slots):
         has_scale = False
         for site in every:
@@ -153,14 +156,13 @@ def inputs(
 
 
 def _sites(
-    group: str, in_features: int, out_features: tuple[int, ...], *, packed: bool
+    group: str, in_features: int, out_features: tuple[int, ...], first: int, *, packed: bool
 ) -> tuple[tuple[LoraSite, ...], int]:
     """Return the sites of the first layer, and how many columns y has."""
     sites, columns = [], 0 if packed else 3
     for column, out in enumerate(out_features):
         name = f"layers.0.{group}.{column}"
-        # Columns 0 and 1 of the tables belong to sites of other groups.
-        sites.append(LoraSite(2 + column, name, group, in_features, out, columns))
+        sites.append(LoraSite(first + column, name, group, in_features, out, columns))
         columns += out + (0 if packed else (5, 0)[column % 2])
     return tuple(sites), columns
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
+from plait_kernels.ops import load_op
 from plait_testing.case import Case, OpCases
 from plait_testing.cases.rms_norm import MANY
 from plait_testing.usual_calls import of_any_size
@@ -21,13 +23,22 @@ def case(
     max_length: int = 40,
     plain: float = 0.3,
     *,
+    excluded: int = 0,
     further: tuple[Mapping[str, Any], ...] = (),
     is_large: bool = False,
 ) -> Case:
     """Make a case; ``plain`` is the probability that a penalty of a row is off."""
     inputs = {"rows": rows, "vocab": vocab, "max_length": max_length, "plain": plain}
+    inputs["excluded"] = excluded
     most = max(260 if is_large else 64, rows)
     return Case(name, {"vocab": vocab}, inputs, further=further, max_tokens=most, is_large=is_large)
+
+
+def make(seed: int, *, excluded: int, **arguments: Any) -> Any:
+    """Make the arguments; the logits of the first ``excluded`` ids are -∞."""
+    made: Any = load_op("apply_penalties").inputs(seed, **arguments)
+    made[0][:, :excluded] = -math.inf
+    return made
 
 
 def writable(arguments: Any) -> list[torch.Tensor]:
@@ -59,6 +70,8 @@ CASES = OpCases(
         case("more_tokens_than_ids", 5, vocab=7, max_length=90),
         case("wide", 3, vocab=5003, max_length=300),
         case("two_ids", 5, vocab=2, max_length=70, plain=0),
+        case("excluded_ids", 5, vocab=17, plain=0, excluded=6),
+        case("many_repeats", 8, vocab=2, max_length=2000, plain=0, is_large=True),
         case("many_rows", 130, vocab=9, max_length=5, is_large=True),
         case("long_history", 6, vocab=203, max_length=4100, plain=0, is_large=True),
         case("wider_65540", 2, vocab=65_540, max_length=40, plain=0, is_large=True),
@@ -78,5 +91,6 @@ CASES = OpCases(
     targets=lambda arguments: {"logits": arguments[0]},
     writable=writable,
     magnitude=magnitude,
+    make=make,
     dtypes=("float32",),
 )

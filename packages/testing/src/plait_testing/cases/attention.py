@@ -9,11 +9,14 @@ from plait_kernels.config import BUCKETS, Scalar
 from plait_kernels.ops import load_op
 from plait_testing.case import Case, OpCases
 from plait_testing.cases.rms_norm import MANY
+from plait_testing.usual_calls import MANY_TIMES, usual_calls
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import torch
+
+    from plait_testing.calls import Calls
 
 MIXED = ((1, 5), (3, 3), (1, 1), (0, 4), (2, 9), (1, 12), (0, 0), (6, 6), (1, 8))
 SMALL: dict[str, Any] = {"heads": 2, "kv_heads": 1, "head_dim": 8, "block_size": 16}
@@ -37,6 +40,7 @@ def case(
     bad_row: int = -1,
     further: tuple[Mapping[str, Any], ...] = (),
     is_large: bool = False,
+    keeps_outputs: bool = False,
     **variant: Scalar,
 ) -> Case:
     """Make a case; a step with a row of several queries occurs in bucket prefill only."""
@@ -55,6 +59,7 @@ def case(
         has_reference=has_reference,
         has_nan=bad_row >= 0,
         is_large=is_large,
+        keeps_outputs=keeps_outputs,
     )
 
 
@@ -133,6 +138,25 @@ def magnitude(case: Case, arguments: Any, exact: torch.Tensor) -> torch.Tensor:
     return loss * specified(arguments, call(kernel, replaced))
 
 
+def calls(calls: Calls) -> None:
+    """Besides the usual, plan rows that differ in their later blocks alone."""
+    if not calls.subject.case.is_large:
+        other_blocks(calls)
+    usual_calls(calls)
+
+
+def other_blocks(calls: Calls) -> None:
+    """Plan for rows that have each other's second blocks, and for the rows as they were."""
+    q, kv, batch, *further = calls.make(calls.variants - 1, 40)
+    table = batch.block_table.clone()
+    rows = batch.kv_length >= 2 * kv.shape[2]
+    table[rows, 1] = batch.block_table[rows, 1].roll(1)
+    moved = dataclasses.replace(batch, block_table=table)
+    for number, each in enumerate((batch, moved, batch)):
+        context = "with each other's second blocks" if number == 1 else "with blocks of their own"
+        calls.call(context, (q, kv, each, *further))
+
+
 CASES = OpCases(
     "attention",
     (
@@ -191,7 +215,7 @@ CASES = OpCases(
         ),
         case("many_rows", tuple((1, 1 + row % 7) for row in range(260)), **SMALL, is_large=True),
         case("longer_prompts", ((140, 140), (7, 300), (70, 70)), **SMALL, is_large=True),
-        case("longest_decode", ((1, 20_011), (1, 4099)), **SMALL, is_large=True),
+        case("longest_decode", ((1, 33_001), (1, 4099)), **SMALL, is_large=True),
         case(
             "calls",
             DECODE,
@@ -227,10 +251,29 @@ CASES = OpCases(
             further=tuple({"rows": ((count, count + count % 3),)} for count in MANY[1:16]),
             is_large=True,
         ),
+        case(
+            "calls_of_a_long_prompt",
+            ((2053, 2053),),
+            heads=1,
+            kv_heads=1,
+            head_dim=16,
+            block_size=16,
+            further=({"rows": ((3, 70),)},),
+            is_large=True,
+        ),
+        case(
+            "many_times",
+            ((1, 3), (1, 2)),
+            **SMALL,
+            further=({"rows": ((1, 4),)},) * MANY_TIMES,
+            is_large=True,
+            keeps_outputs=True,
+        ),
         case("sinks", MIXED, sinks=True, has_reference=False),
     ),
     ("q", "kv", "batch", "q of the next layer", "kv of the next layer"),
     call,
+    calls=calls,
     begin=plan,
     complete=run,
     specified=specified,

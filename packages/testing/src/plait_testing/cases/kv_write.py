@@ -23,12 +23,14 @@ def case(
     head_dim: int = 16,
     block_size: int = 4,
     num_blocks: int = 9,
+    layers: int = 3,
     further: tuple[Mapping[str, Any], ...] = (),
     is_large: bool = False,
 ) -> Case:
     """Make a case in which ``skipped`` of the tokens have slot -1."""
     params = {"kv_heads": kv_heads, "head_dim": head_dim, "block_size": block_size}
     inputs = {**params, "tokens": tokens, "skipped": skipped, "num_blocks": num_blocks}
+    inputs["layers"] = layers
     most = max(4100 if is_large else 64, tokens)
     return Case(name, params, inputs, further=further, max_tokens=most, is_large=is_large)
 
@@ -92,6 +94,18 @@ CASES = OpCases(
                 {"tokens": 5, "skipped": 5},
                 {"tokens": 4, "num_blocks": 5},
             ),
+        ),
+        case(
+            "calls_of_many_slots",
+            4099,
+            5,
+            kv_heads=1,
+            head_dim=2,
+            block_size=16,
+            num_blocks=17_000,
+            layers=2,
+            further=({"num_blocks": 4100},),
+            is_large=True,
         ),
         case(
             "calls_of_any_size",

@@ -8,7 +8,7 @@ from plait_kernels.config import BUCKETS
 from plait_kernels.ops import load_op
 from plait_testing.case import Case, OpCases
 from plait_testing.cases.rms_norm import MANY
-from plait_testing.usual_calls import every_size, of_any_size, usual_calls
+from plait_testing.usual_calls import MANY_TIMES, every_size, of_any_size, usual_calls
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,6 +29,7 @@ def case(
     padding: int = 0,
     further: tuple[Mapping[str, Any], ...] = (),
     is_large: bool = False,
+    keeps_outputs: bool = False,
     **inputs: Any,
 ) -> Case:
     """Make a case with a dense weight; ``padding`` > 0 strides the rows of x."""
@@ -43,6 +44,7 @@ def case(
         further=further,
         max_tokens=most,
         is_large=is_large,
+        keeps_outputs=keeps_outputs,
         has_nan="bad_row" in inputs,
     )
 
@@ -142,6 +144,23 @@ CASES = OpCases(
         case("tall_16392", 2, 16, 16392, bias=False, is_large=True),
         case("tall_131080", 2, 9, 131_080, bias=False, is_large=True),
         case("calls", 7, further=({"tokens": 1}, {"tokens": 33}, {"tokens": 3, "padding": 8})),
+        case(
+            "many_times",
+            3,
+            24,
+            17,
+            further=of_any_size(tokens=(2,) * MANY_TIMES),
+            is_large=True,
+            keeps_outputs=True,
+        ),
+        case(
+            "calls_of_many_tokens",
+            8195,
+            16,
+            9,
+            further=of_any_size(tokens=(4101, 2050)),
+            is_large=True,
+        ),
         case("calls_of_any_size", 4099, 40, 24, further=of_any_size(tokens=MANY), is_large=True),
         Case("unknown_format", UNKNOWN, has_reference=False, is_nonsense=True),
     ),

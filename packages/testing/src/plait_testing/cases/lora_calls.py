@@ -22,6 +22,8 @@ def lora_calls(calls: Calls) -> None:
     """Call with other sizes, in several layers, and after the tables and the arena were written."""
     if calls.subject.case.is_large:
         every_size(calls)
+        if calls.subject.case.inputs.get("layers", 1) > 1:
+            many_layers(calls)
         return
     two_at_a_time(calls)
     beside_a_twin(calls)
@@ -49,6 +51,16 @@ def layers_of_a_step(calls: Calls) -> None:
         ]
         context = f"of {len(layers)} layers, with batch {number + 1} of one table"
         calls.call(context, *layers, is_reversed=number % 2 == 1)
+
+
+def many_layers(calls: Calls) -> None:
+    """Call for every layer of two steps, with one table."""
+    made = calls.make(0, 40)
+    for step in range(2):
+        for layer, sites in enumerate(_layers(calls, made)):
+            factor = 1 + (layer + step) / 8
+            layered = dataclasses.replace(made, x=made.x * factor, y=made.y * factor, sites=sites)
+            calls.call(f"of layer {layer + 1} in step {step + 1}", layered)
 
 
 def _layers(calls: Calls, made: Any) -> list[Any]:

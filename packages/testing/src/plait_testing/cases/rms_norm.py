@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from plait_kernels.ops import load_op
 from plait_testing.case import Case, OpCases
-from plait_testing.usual_calls import of_any_size
+from plait_testing.usual_calls import MANY_TIMES, of_any_size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,6 +24,7 @@ def case(
     *,
     further: tuple[Mapping[str, Any], ...] = (),
     is_large: bool = False,
+    keeps_outputs: bool = False,
     **inputs: Any,
 ) -> Case:
     """Make a case of one shape; ``padding`` > 0 strides the rows."""
@@ -36,6 +37,7 @@ def case(
         further=further,
         max_tokens=most,
         is_large=is_large,
+        keeps_outputs=keeps_outputs,
         has_nan="bad_row" in inputs,
     )
 
@@ -89,6 +91,14 @@ SHAPES = (
             {"tokens": 33, "eps": 0.5},
             {"tokens": 7, "eps": 1e-2, "scale": 0.1, "padding": 8},
         ),
+    ),
+    case(
+        "many_times",
+        3,
+        24,
+        further=of_any_size(tokens=(2,) * MANY_TIMES),
+        is_large=True,
+        keeps_outputs=True,
     ),
     case("calls_of_any_size", 4099, 24, further=of_any_size(tokens=MANY), is_large=True),
 )

@@ -32,7 +32,7 @@ def case(
     shape = {"heads": heads, "kv_heads": kv_heads, "head_dim": head_dim, "rotary_dim": rotated}
     inputs = {**shape, "tokens": tokens, "packed": packed, "max_position": max_position}
     params = {"head_dim": head_dim, "rotary_dim": rotated}
-    most = max(2050 if is_large else 64, tokens)
+    most = max(4100 if is_large else 64, tokens)
     return Case(name, params, inputs, further=further, max_tokens=most, is_large=is_large)
 
 
@@ -72,7 +72,7 @@ CASES = OpCases(
         case("calls", 7, further=({"tokens": 1}, {"tokens": 33, "max_position": 90}, {"heads": 4})),
         case(
             "calls_of_any_size",
-            1030,
+            4099,
             heads=2,
             kv_heads=1,
             head_dim=6,

@@ -63,6 +63,8 @@ RULES: dict[str, Rule] = {
         (1.0, 0.5, 0.45, *(0.05,) * 100), 2, 3, top_k=3, top_p=0.7
     ),
     "top_k keeps ties": Rule((1.0, *(0.5,) * 8), 9, 3, top_k=3),
+    "top_k keeps all of many ties": Rule((1.0, *(0.5,) * 150), 151, 65, top_k=3),
+    "top_p keeps all of many ties": Rule((1.0, *(0.5,) * 150), 151, 65, top_p=0.5),
     "top_k keeps ties of the largest": Rule((*(1.0,) * 5, 0.9), 5, 1, top_k=1),
     "top_k counts equal tokens one by one": Rule((*(1.0,) * 4, 0.8, 0.6), 5, 6, top_k=5),
     "top_p keeps ties": Rule((1.0, *(0.5,) * 8), 9, 2, top_p=0.25),
