@@ -14,6 +14,7 @@ SLOW = (
     "drawn_with_ties",
     "rules",
     "boundaries",
+    "boundaries_of_top_p",
     "large_numbers",
     "one_token_left",
     "two_ids",
