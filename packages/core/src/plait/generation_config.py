@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from plait_kernels.arguments import shown
 from plait_kernels.errors import InputError, ModelError
+from plait_models.files.opening import read_json
 from plait_sampling.params import GENERATION_DEFAULTS, SamplingParams
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 NAME = "generation_config.json"
 _EOS = "eos_token_id"
 _MOST_BYTES = 2**24
-"""Of a JSON file."""
+"""Bytes of a JSON file."""
 _MOST_IDS = 1024
 """End-of-sequence tokens of a model."""
 
@@ -99,14 +99,14 @@ def eos_token_ids(
 
 def _read(file: Path) -> dict[str, Any]:
     """Read a generation config; its end-of-sequence tokens are brought into one form."""
-    config = _read_object(file)
+    config = read_json(file, _MOST_BYTES)
     if _EOS in config:
         config[_EOS] = _token_ids(config[_EOS], file)
     return config
 
 
 def _eos_of_config(file: Path) -> dict[str, Any]:
-    ids = _token_ids(_read_object(file).get(_EOS), file) if file.is_file() else []
+    ids = _token_ids(read_json(file, _MOST_BYTES).get(_EOS), file) if file.is_file() else []
     return {_EOS: ids} if ids else {}
 
 
@@ -120,26 +120,6 @@ def _file_of(source: str) -> Path:
         )
         raise ModelError(message)
     return file
-
-
-def _read_object(file: Path) -> dict[str, Any]:
-    try:
-        with file.open("rb") as opened:
-            content = opened.read(_MOST_BYTES + 1)
-        if len(content) > _MOST_BYTES:
-            message = f"it has more than {_MOST_BYTES} bytes"
-            raise ValueError(message)
-        read = json.loads(content.decode("utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        message = f"{file} is not JSON: {error}. Replace the file with the model's original."
-        raise ModelError(message) from error
-    if not isinstance(read, dict):
-        message = (
-            f"{file} holds {shown(read)}, and must hold a JSON object. Replace the file with the "
-            "model's original."
-        )
-        raise ModelError(message)
-    return read
 
 
 def _token_ids(value: Any, file: Path | None) -> list[int]:

@@ -48,8 +48,14 @@ def open_regular(path: Path) -> IO[bytes]:
         raise
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, most: int = MAX_JSON_BYTES) -> dict[str, Any]:
     """Read a JSON file that must hold an object. A byte order mark before it is skipped.
+
+    Parameters
+    ----------
+    path : Path
+    most : int
+        Bytes that it may have.
 
     Raises
     ------
@@ -59,10 +65,10 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
-            if size > MAX_JSON_BYTES:
-                message = f"it has {size} bytes; allowed: at most {MAX_JSON_BYTES}"
+            if size > most:
+                message = f"it has {size} bytes, more than the {most} that are allowed"
                 raise ValueError(message)
-            contents = json.loads(file.read(MAX_JSON_BYTES).decode("utf-8-sig"))
+            contents = json.loads(file.read(most).decode("utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         message = f"{path}: cannot be read as JSON: {error}. Fetch the file again"
         raise ModelError(message) from error

@@ -19,20 +19,21 @@ MANY = (1, 2, 3, 5, 8, 9, 16, 17, 32, 33, 64, 65, 128, 129, 256, 257, 512, 513, 
 def case(
     name: str,
     tokens: int,
-    hidden: int,
+    size: int,
     padding: int = 0,
     *,
+    width: str = "hidden",
     further: tuple[Mapping[str, Any], ...] = (),
     is_large: bool = False,
     keeps_outputs: bool = False,
     **inputs: Any,
 ) -> Case:
-    """Make a case of one shape; ``padding`` > 0 strides the rows."""
-    shape = {"tokens": tokens, "hidden": hidden, "padding": padding, **inputs}
+    """Make a case of one shape; ``width`` names the size of a row, ``padding`` > 0 strides them."""
+    shape = {"tokens": tokens, width: size, "padding": padding, **inputs}
     most = max(4100 if is_large else 64, tokens)
     return Case(
         name,
-        {"hidden": hidden},
+        {width: size},
         shape,
         further=further,
         max_tokens=most,

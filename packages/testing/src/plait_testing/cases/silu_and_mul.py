@@ -2,44 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 from plait_kernels.ops import load_op
 from plait_kernels.ops.contract import FLOAT32_SUMS
 from plait_testing.case import Case, OpCases
-from plait_testing.cases.rms_norm import MANY
+from plait_testing.cases import rms_norm
 from plait_testing.usual_calls import MANY_TIMES, of_any_size
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     import torch
 
 
-def case(
-    name: str,
-    tokens: int,
-    features: int,
-    padding: int = 0,
-    *,
-    further: tuple[Mapping[str, Any], ...] = (),
-    is_large: bool = False,
-    keeps_outputs: bool = False,
-    **inputs: Any,
-) -> Case:
-    """Make a case of one shape; ``padding`` > 0 strides the rows."""
-    shape = {"tokens": tokens, "features": features, "padding": padding, **inputs}
-    most = max(4100 if is_large else 64, tokens)
-    return Case(
-        name,
-        {"features": features},
-        shape,
-        further=further,
-        max_tokens=most,
-        is_large=is_large,
-        keeps_outputs=keeps_outputs,
-        has_nan="bad_row" in inputs,
-    )
+case = functools.partial(rms_norm.case, width="features")
 
 
 def make(seed: int, *, scale: float = 1.0, bad_row: int = -1, **shape: Any) -> Any:
@@ -93,7 +69,9 @@ CASES = OpCases(
             is_large=True,
             keeps_outputs=True,
         ),
-        case("calls_of_any_size", 4099, 24, further=of_any_size(tokens=MANY), is_large=True),
+        case(
+            "calls_of_any_size", 4099, 24, further=of_any_size(tokens=rms_norm.MANY), is_large=True
+        ),
     ),
     ("x",),
     lambda kernel, arguments: kernel(*arguments),
