@@ -295,7 +295,7 @@ def test_a_program_that_counts(printed: dict[str, list[str]]) -> None:
     assert same == "the same: True"
     assert "vllm:num_requests_running (gauge) = 0.0" in metrics
     assert "vllm:generation_tokens (counter) = 16" in metrics
-    # Of 35 to 42 tokens one block of 16, or two, is found: the first prompt's.
+    # One or two blocks of 16 are found for 35 to 42 tokens: the first prompt's.
     found = re.findall(r"vllm:prefix_cache_hits \(counter\) = (\d+)", "\n".join(metrics))
     assert len(found) == 1
     assert int(found[0]) >= 3 * 16

@@ -27,7 +27,7 @@ def test_every_launch_is_foreseen() -> None:
     said: dict[str, Any] = json.loads(done.stdout)
     assert said["missing"] == []
     assert said["launches"] > 10_000
-    # Of four models: what is compiled before the first step is not much.
+    # Few variants of the four models are compiled before the first step.
     assert sum(said["foreseen"].values()) < 4 * 150
 
 

@@ -58,7 +58,7 @@ DEFAULTS: dict[str, Any] = {
     "routed_experts_prompt_start": 0,
     "trace_decode_token_ids": None,
 }
-"""Of vLLM 0.33's SamplingParams, in its order."""
+"""Fields of vLLM 0.33's SamplingParams, in its order."""
 
 UNTYPED: Any = SamplingParams
 """The class, for calls that a type checker would refuse."""

@@ -66,7 +66,7 @@ class AsyncLLMEngine(AsyncQueries):
         this = weakref.ref(self)
         self._thread = EngineThread(lambda: _go_on(this()), lambda: _step(this()))
         self._tokenizers = ThreadPoolExecutor(_TOKENIZERS, thread_name_prefix="plait-tokenizer")
-        # Of a pause; these belong to the engine's thread.
+        # What a pause forbids; these belong to the engine's thread.
         self._accepts = True
         self._steps = True
         self._drained: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []

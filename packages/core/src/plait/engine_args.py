@@ -23,7 +23,7 @@ P = TypeVar("P", bound="argparse.ArgumentParser")
 
 
 _LARGEST = 2**31 - 1
-"""Of numbers that tables on the device hold."""
+"""The largest number that tables on the device hold."""
 _BYTES = checks.whole(1, 2**60)
 
 _CHECKS: Mapping[str, Check] = MappingProxyType(

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from plait.engine_args import EngineArgs
     from plait.engine_core import EngineCore
+    from plait.scheduler import SchedulerConfig
 
 
 @dataclass(frozen=True)
 class ServedModel:
-    """Of the model.
+    """The model that is served.
 
     Attributes
     ----------
@@ -42,7 +43,7 @@ class ServedModel:
 
 @dataclass(frozen=True)
 class CacheConfig:
-    """Of the KV cache."""
+    """The KV cache."""
 
     block_size: int
     num_gpu_blocks: int
@@ -50,17 +51,8 @@ class CacheConfig:
 
 
 @dataclass(frozen=True)
-class SchedulerConfig:
-    """Of a step."""
-
-    max_num_seqs: int
-    max_num_batched_tokens: int
-    max_model_len: int
-
-
-@dataclass(frozen=True)
 class LoRAConfig:
-    """Of the adapters; None = no cap."""
+    """Caps on adapters; None = no cap."""
 
     max_loras: int | None
     max_lora_rank: int | None
@@ -69,7 +61,7 @@ class LoRAConfig:
 
 @dataclass(frozen=True)
 class ParallelConfig:
-    """Of the devices: there is one."""
+    """The devices: there is one."""
 
     world_size: int = 1
     world_size_across_dp: int = 1
@@ -118,7 +110,7 @@ def engine_config(core: EngineCore, args: EngineArgs | None) -> EngineConfig:
     return EngineConfig(
         ServedModel(model, tokenizer, info.vocab_size, info.max_model_len),
         CacheConfig(limits.block_size, pool.num_blocks, pool.enable_caching),
-        SchedulerConfig(limits.max_num_seqs, limits.max_num_batched_tokens, limits.max_model_len),
+        limits,
         ParallelConfig(),
         lora,
     )

@@ -250,8 +250,8 @@ class Hub:
     def _without_weights(self, repo_id: str, revision: str | None, where: str) -> ModelError:
         return ModelError(
             f"{where}: its snapshot has no {_CONFIG} with model.safetensors (or its index and "
-            f"shards); the repository holds {_listed(self._files(repo_id, revision))}. Of a "
-            f"repository with GGUF files pass one, '{repo_id}/<file>.gguf'; pickles (.bin, .pt) "
+            f"shards); the repository holds {_listed(self._files(repo_id, revision))}. If "
+            f"they are GGUF files, pass one, '{repo_id}/<file>.gguf'; pickles (.bin, .pt) "
             "can run code "
             "when they are read and are never loaded"
         )

@@ -52,7 +52,7 @@ _TRAINING = frozenset(
         "weight_decay",
     }
 )
-"""Of training, or of how PEFT of old computed: names that the words do not tell."""
+"""Names of training, or of how older PEFT computed, that the words do not tell."""
 
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
 _LONGEST = 200

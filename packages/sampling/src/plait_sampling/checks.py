@@ -25,7 +25,7 @@ MAX_IDS = 2**20
 """Token ids in one field; no vocabulary has as many."""
 MAX_STOPS = 2**14
 MAX_STOP_CHARACTERS = 2**20
-"""Of all stop strings together."""
+"""Characters of all stop strings together."""
 BIAS_LIMIT = 1e20
 """A logit with this bias stays finite in float32 after any penalty and any temperature."""
 PENALTY_LIMIT = 1e6

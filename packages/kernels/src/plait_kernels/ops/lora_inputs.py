@@ -19,7 +19,7 @@ from plait_kernels.lora_types import (
 from plait_kernels.sites import LoraSite
 
 REPLACED = 8
-"""Of an ``embed`` site, token ids below this may have replaced rows."""
+"""Token ids below this may have replaced rows at an ``embed`` site."""
 
 ALIGNMENT = 64
 """Byte offsets in an arena are multiples of this."""

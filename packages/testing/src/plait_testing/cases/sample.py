@@ -121,7 +121,7 @@ def _near_boundaries(seed: int, logits: Any, batch: Any) -> None:
 
 
 def _near_top_p(seed: int, logits: Any, batch: Any) -> None:
-    """Of every second row, the first token reaches top_p as nearly, and the second is drawn."""
+    """Make the first token of every second row reach top_p as nearly, and draw the second."""
     position = seed
     for row in range(0, logits.shape[0], 2):
         batch.top_p[row] = 0.55 + 0.35 * row / logits.shape[0]

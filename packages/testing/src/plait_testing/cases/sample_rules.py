@@ -14,7 +14,7 @@ from itertools import count
 from plait_kernels.ops.philox import uniform
 
 VOCAB = 203
-"""Of the rows; what no rule names has next to no weight."""
+"""Tokens of a row; those that no rule names have next to no weight."""
 
 NEXT_TO_NOTHING = -60.0
 """Logit of the other tokens."""
